@@ -1,0 +1,1 @@
+"""Planning, protocol, worker, numerics gate and session."""

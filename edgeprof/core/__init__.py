@@ -1,0 +1,1 @@
+"""Types, errors, units, registry and schema versions; imports nothing heavy."""

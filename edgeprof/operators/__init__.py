@@ -1,0 +1,1 @@
+"""Candidate operators: what each costs, the torch module as deployed, and a naive reference."""

@@ -1,0 +1,40 @@
+"""What the token embedding costs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgeprof.operators.base import ACTIVATION_BYTES, OperatorSpec, Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingSpec(OperatorSpec):
+    """Token embedding: a row of the table for each token id."""
+
+    name: ClassVar[str] = "embedding"
+    meaning: ClassVar[str] = "token embedding (row look-up)"
+    takes_tokens: ClassVar[bool] = True
+    module: ClassVar[str] = "edgeprof.operators.embedding.module:Embedding"
+    reference: ClassVar[str] = "edgeprof.operators.embedding.reference:embedding"
+    forms: ClassVar[dict[str, str]] = {
+        "onnx": "edgeprof.operators.embedding.onnx:emit",
+        "executorch": "edgeprof.operators.embedding.executorch:EmbeddingForm",
+    }
+
+    vocab: int
+    d_model: int
+
+    def weights(self) -> dict[str, Weight]:
+        """The table, (vocab, d_model)."""
+        return {"table": Weight(shape=(self.vocab, self.d_model), kind="embedding")}
+
+    def flops(self, *, batch: int, q_len: int, kv_len: int) -> int:
+        """None: rows are copied."""
+        return 0
+
+    def weight_bytes_moved(self, *, batch: int, q_len: int, dtype: str) -> int:
+        """Only the rows that are looked up."""
+        return batch * q_len * self.d_model * ACTIVATION_BYTES[dtype]
+
+    def io_bytes(self, *, batch: int, q_len: int, dtype: str) -> int:
+        """64-bit token ids in, rows out."""
+        return batch * q_len * (8 + self.d_model * ACTIVATION_BYTES[dtype])

@@ -1,0 +1,14 @@
+"""The language-model head as deployed in torch."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeprof.operators.module import OperatorModule, State, rms_norm
+
+
+class Head(OperatorModule):
+    """Final norm and projection."""
+
+    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+        """Hidden states (B, T, D) to logits (B, T, V)."""
+        return F.linear(rms_norm(x_BTD, self.norm), self.w_vocab)

@@ -1,0 +1,70 @@
+"""What the torch modules of all operators share: explicit state, norms and rotary embedding.
+
+Shape suffixes: B batch, T tokens of this call, D d_model, H query heads, K KV heads, G = H / K, E head_dim, S cached rows.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeprof.operators.base import OperatorSpec
+
+State = dict[str, Tensor]
+"""What an operator carries from call to call; updated in place, created by ``init_state``."""
+
+NORM_EPSILON = 1e-5
+"""LFM2's ``norm_eps``."""
+
+
+class OperatorModule(nn.Module):
+    """An operator as deployed in torch: parameters named as in its spec's ``weights()``, state handed in from outside."""
+
+    def __init__(self, spec: OperatorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        for name, weight in spec.weights().items():
+            self.register_parameter(name, nn.Parameter(torch.empty(weight.shape), requires_grad=False))
+
+    def init_state(self, batch: int, capacity: int) -> State:
+        """Zero state for contexts of up to ``capacity`` tokens, in the parameters' dtype."""
+        return {}
+
+    def forward(self, x: Tensor, state: State, pos: int) -> Tensor:
+        """Runs T tokens whose first has position ``pos``: a prefill, a chunk of one, or 1 to 8 tokens of decode.
+
+        ``x`` is (B, T, D) hidden states or (B, T) token ids; the result is (B, T, D) or logits (B, T, V).
+        """
+        raise NotImplementedError
+
+    def weight_dtype(self) -> torch.dtype:
+        """The dtype that the module computes in."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
+
+
+def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    """Norms the last axis."""
+    return F.rms_norm(x, (x.shape[-1],), scale, NORM_EPSILON)
+
+
+@lru_cache(maxsize=8)
+def _rope_tables(head_dim: int, theta: float, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), inverse)
+    angle = torch.cat([angle, angle], -1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rope_slice(head_dim: int, theta: float, pos: int, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (T, E) for positions ``pos`` and on, cut from tables that are shared by all layers."""
+    length = 1 << (pos + tokens - 1).bit_length() if pos + tokens > 1 else 1
+    cos, sin = _rope_tables(head_dim, theta, max(length, 4096), dtype)
+    return cos[pos : pos + tokens], sin[pos : pos + tokens]
+
+
+def rotate(x_BNTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    """Applies RoPE to heads laid out (B, heads, T, E)."""
+    half = x_BNTE.shape[-1] // 2
+    swapped = torch.cat([-x_BNTE[..., half:], x_BNTE[..., :half]], -1)
+    return x_BNTE * cos_TE + swapped * sin_TE

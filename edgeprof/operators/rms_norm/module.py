@@ -1,0 +1,13 @@
+"""RMSNorm as deployed in torch."""
+
+from torch import Tensor
+
+from edgeprof.operators.module import OperatorModule, State, rms_norm
+
+
+class RmsNorm(OperatorModule):
+    """A block's norm."""
+
+    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+        """Norms each token."""
+        return rms_norm(x_BTD, self.norm)

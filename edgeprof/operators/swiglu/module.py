@@ -1,0 +1,14 @@
+"""The SwiGLU feed-forward as deployed in torch."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeprof.operators.module import OperatorModule, State
+
+
+class Swiglu(OperatorModule):
+    """Gate, up and down projections."""
+
+    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+        """Runs T tokens; stateless."""
+        return F.linear(F.silu(F.linear(x_BTD, self.w_gate)) * F.linear(x_BTD, self.w_up), self.w_down)

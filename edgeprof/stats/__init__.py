@@ -1,0 +1,1 @@
+"""Quantiles, intervals over instances, and comparisons: pure functions over numpy and scipy."""

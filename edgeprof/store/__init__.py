@@ -1,0 +1,1 @@
+"""Append-only measured records and the queries over them."""
