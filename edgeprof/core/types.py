@@ -143,7 +143,8 @@ class InstanceRecord:
     """One line of the store: one fresh load of one case, measured (or the reason why not).
 
     ``kind`` is ``latency`` (timed samples), ``probe`` (memory and numerics of a fresh process, or why a cell never came
-    to be timed) or ``sentinel`` (the host's drift). ``ring`` lists the case keys that shared the ring, in order.
+    to be timed) or ``sentinel`` (the host's drift). ``round`` numbers the fresh processes of a session: records of one session,
+    round and runtime come from one process. ``ring`` lists the case keys that shared the ring, in order.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -155,6 +156,7 @@ class InstanceRecord:
     case: BenchCase | None
     protocol_version: int = PROTOCOL_VERSION
     runtime_version: str
+    artifact_key: str | None = None
     device_id: str
     environment: dict[str, Any]
     fingerprint: str

@@ -11,15 +11,11 @@ def short_conv(spec: ShortConvSpec, weights: dict[str, Tensor], x: Tensor, start
 
     Source: LFM2 technical report, arXiv 2511.23404, section 2; one token and one tap at a time.
     """
-    batch, tokens, _ = x.shape
-    outputs = torch.zeros_like(x)
-    for b in range(batch):
-        gated = [(weights["w_b"] @ x[b, t]) * (weights["w_h"] @ x[b, t]) for t in range(tokens)]
-        for t in range(tokens):
-            mixed = torch.zeros_like(gated[0])
-            for tap in range(spec.kernel_size):
-                source = t - (spec.kernel_size - 1) + tap
-                if source >= 0:
-                    mixed = mixed + weights["kernel"][tap] * gated[source]
-            outputs[b, t] = weights["w_out"] @ ((weights["w_c"] @ x[b, t]) * mixed)
-    return outputs
+    gated = (x @ weights["w_b"].T) * (x @ weights["w_h"].T)
+    mixed = torch.zeros_like(x)
+    for t in range(x.shape[1]):
+        for tap in range(spec.kernel_size):
+            source = t - (spec.kernel_size - 1) + tap
+            if source >= 0:
+                mixed[:, t] += weights["kernel"][tap] * gated[:, source]
+    return ((x @ weights["w_c"].T) * mixed) @ weights["w_out"].T
