@@ -7,34 +7,29 @@ from typing import Any
 BUFFER_BYTES = 1 << 29
 """Half a GiB: beyond any last-level cache."""
 
-SECONDS_A_PROBE = 0.5
+SECONDS_A_PROBE = 0.3
 SIZES = (512, 1024, 2048)
 
 
 def measure_roof(n_threads: int) -> dict[str, Any]:
-    """Peak bytes read a second and peak FLOP/s for each compute dtype with ``n_threads``, each with the probe that reached it.
+    """Peak bytes read a second and peak FLOP/s for each compute dtype with ``n_threads``, as the fields of a ``Roof``.
 
-    ``fp32``, ``bf16`` and ``int8`` are what a multiply-add is computed in; the 4-bit weight formats multiply in int8. A dtype
-    for which no probe runs here is left out.
+    ``fp32``, ``bf16`` and ``int8`` are what a multiply-add is computed in; the 4-bit weight formats multiply in int8.
     """
     import torch
 
     torch.set_num_threads(n_threads)
-    bandwidth = dict(_read_probes(n_threads))
-    flops: dict[str, dict[str, float]] = {}
-    for name, probe, rate in _flop_probes(n_threads):
-        flops.setdefault(name, {})[probe] = rate
-    return {
-        "n_threads": n_threads,
-        "bytes_per_s": max(bandwidth.values()),
-        "bytes_per_s_probes": bandwidth,
-        "flops_per_s": {dtype: max(probes.values()) for dtype, probes in flops.items()},
-        "flops_per_s_probes": flops,
-    }
+    probes = {f"read: {probe}": rate for probe, rate in _read_probes(n_threads)}
+    bandwidth = max(probes.values())
+    flops: dict[str, float] = {}
+    for dtype, probe, rate in _flop_probes(n_threads):
+        probes[f"{dtype}: {probe}"] = rate
+        flops[dtype] = max(rate, flops.get(dtype, 0.0))
+    return {"n_threads": n_threads, "bytes_per_s": bandwidth, "flops_per_s": flops, "probes": probes}
 
 
 def _best_seconds(call: Callable[[], object]) -> float:
-    """The shortest time of a call over half a second of them."""
+    """The shortest time of a call over a third of a second of them."""
     call()
     best = float("inf")
     end = time.perf_counter() + SECONDS_A_PROBE

@@ -139,17 +139,30 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Roof:
+    """What a device reaches at best with ``n_threads``: bytes read a second, and FLOP/s by the dtype multiplied in.
+
+    ``probes`` holds every probe's own figure; the best of each kind is the roof.
+    """
+
+    n_threads: int
+    bytes_per_s: float
+    flops_per_s: dict[str, float]
+    probes: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceRecord:
     """One line of the store: one fresh load of one case, measured (or the reason why not).
 
     ``kind`` is ``latency`` (timed samples), ``probe`` (memory and numerics of a fresh process, or why a cell never came
-    to be timed) or ``sentinel`` (the host's drift). ``round`` numbers the fresh processes of a session: records of one session,
+    to be timed), ``sentinel`` (the host's drift) or ``roof`` (what the device reaches at best). ``round`` numbers the fresh processes of a session: records of one session,
     round and runtime come from one process. ``ring`` lists the case keys that shared the ring, in order.
     """
 
     schema_version: int = SCHEMA_VERSION
     id: str
-    kind: Literal["latency", "probe", "sentinel"]
+    kind: Literal["latency", "probe", "sentinel", "roof"]
     session_id: str
     round: int
     case_key: str
@@ -179,3 +192,4 @@ class InstanceRecord:
     delegated_share: float | None = None
     max_rel_error: float | None = None
     quantization_error: float | None = None
+    roof: Roof | None = None

@@ -12,12 +12,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from edgeprof.devices.local import WORKER_TUNABLES
+
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
-
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Asks glibc to put its heap on transparent huge pages: removes most of the luck of page placement."""
 
 STDERR_TAIL = 2000
 
@@ -33,7 +32,7 @@ class WorkerLost(Exception):
 def worker_environment(n_threads: int) -> dict[str, str]:
     """The child's environment: the parent's, one thread count for every library, and huge pages."""
     threads = {name: str(n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **threads, "GLIBC_TUNABLES": HUGE_PAGES, "PYTHONHASHSEED": "0"}
+    return {**os.environ, **threads, **WORKER_TUNABLES, "PYTHONHASHSEED": "0"}
 
 
 def run_worker(job: dict[str, Any], *, n_threads: int, silence_s: float) -> Iterator[Event]:

@@ -1,0 +1,174 @@
+"""The ``edgeprof`` program: a table of commands, each imported only when it is run, and how every command ends."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from edgeprof.core.errors import EdgeprofError, ExitCode, UsageError
+from edgeprof.core.registry import did_you_mean
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "bench": ("edgeprof.cli.bench:bench", "Measure operators on a device and print the table."),
+    "results": ("edgeprof.cli.results:results", "List, filter and export what has been measured."),
+    "compare": ("edgeprof.cli.compare:compare", "Compare two devices, runtimes or result sets."),
+    "plot": ("edgeprof.cli.plot:plot", "Draw latency, state and roofline from the results."),
+    "ops": ("edgeprof.cli.ops:ops", "Show the operators: dimensions, FLOPs, bytes, state."),
+    "runtimes": ("edgeprof.cli.runtimes:runtimes", "Show the runtimes: versions, dtypes, why not."),
+    "devices": ("edgeprof.cli.devices:devices", "Show this machine and the devices with results."),
+    "doctor": ("edgeprof.cli.doctor:doctor", "Check what works here, and say what fixes the rest."),
+}
+"""Name -> (where its function lives, its line in the help)."""
+
+PROGRAM = "edgeprof"
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, likewise: whoever read the output has gone."""
+
+WHAT_IS_KEPT = "whatever was measured is stored; the same command continues from there"
+
+
+class LazyGroup(TyperGroup):
+    """The commands of the table. Listing and completing their names imports none of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """Imports a command's module and makes the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        return as_command(cmd_name, getattr(importlib.import_module(module), attribute))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command that ``args`` begin with.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise UsageError(f"unknown command {args[0]!r}: {did_you_mean(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the table into the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Completes commands from the table, and options as usual."""
+        from typer.core import CompletionItem  # type: ignore[attr-defined]  # Typer gives it no public home
+
+        names = [CompletionItem(n, help=h) for n, (_, h) in COMMANDS.items() if n.startswith(incomplete)]
+        return names + super(TyperGroup, self).shell_complete(ctx, incomplete)
+
+
+def as_command(name: str, function: Any) -> TyperCommand:
+    """A Typer command of its own made from a function; its help groups options in panels."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command(name)(function)
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from edgeprof.core.version import VERSION
+
+        typer.echo(f"{PROGRAM} {VERSION}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name=PROGRAM,
+    cls=LazyGroup,
+    rich_markup_mode=None,  # plain help: rich takes longer to import than everything else here together
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, show_default=False, help="Log to stderr; twice for details.")
+    ] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Measure the operators that small language models are built from, on the hardware they will run on.
+
+    Run "edgeprof bench" for a first table of this machine.
+    """
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        return
+    start_logging(verbose)
+
+
+def start_logging(verbose: int) -> None:
+    """Sends log records of warnings and up (with -v: information, -vv: everything) to stderr."""
+    import logging
+
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(stream=sys.stderr, format=f"{PROGRAM}: %(levelname)s: %(message)s", force=True)
+    logging.getLogger("edgeprof").setLevel(level)
+
+
+def run(args: Sequence[str]) -> int:
+    """Runs the command line ``args`` and returns the exit code.
+
+    What a user can act on ends as one line on stderr; anything else is a bug and keeps its traceback.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context(PROGRAM, list(args)) as ctx:
+            command.invoke(ctx)
+        sys.stdout.flush()
+    except typer.Exit as e:
+        return e.exit_code
+    except EdgeprofError as e:
+        return _fail(str(e), e.exit_code)
+    except TyperException as e:
+        return _fail(e.format_message(), ExitCode.USAGE)
+    except (KeyboardInterrupt, typer.Abort) as e:
+        return _fail(f"interrupted; {e if str(e) else WHAT_IS_KEPT}", INTERRUPTED, kind="")
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        # the interpreter flushes stdout once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return ExitCode.OK
+
+
+def _fail(message: str, code: int, kind: str = "error: ") -> int:
+    print(f"{PROGRAM}: {kind}{' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _reader_has_gone() -> bool:
+    """Whether the pipe that stdout writes to has lost its reader; a pipe to a worker that breaks is another matter."""
+    import select
+
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def main() -> None:
+    """The program's entry point."""
+    if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:  # the shell asks for completions
+        app(prog_name=PROGRAM)
+    sys.exit(run(sys.argv[1:]))

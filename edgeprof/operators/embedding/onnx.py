@@ -1,0 +1,16 @@
+"""The token embedding in ONNX."""
+
+from edgeprof.core.dtypes import QUANT_GROUP
+from edgeprof.operators.arrays import Weights
+from edgeprof.operators.embedding.spec import EmbeddingSpec
+from edgeprof.operators.onnx_graph import MICROSOFT, Graph
+
+
+def emit(graph: Graph, spec: EmbeddingSpec, weights: Weights, x: str, prefix: str = "") -> str:
+    """Rows (batch, tokens, D) of token ids ``x`` (batch, tokens); 4-bit rows are dequantised as they are read."""
+    name, y = f"{prefix}table", f"{prefix}row"
+    if graph.dtype == "fp32":
+        return graph.node("Gather", [graph.matrix(name, weights["table"]), x], [y])
+    packed, scales = graph.quantized_table(name, weights["table"])
+    bits = {"bits": 4, "block_size": QUANT_GROUP, "gather_axis": 0, "quantize_axis": 1}
+    return graph.node("GatherBlockQuantized", [packed, x, scales], [y], domain=MICROSOFT, **bits)

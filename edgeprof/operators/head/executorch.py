@@ -1,0 +1,14 @@
+"""The language-model head for ExecuTorch."""
+
+from torch import Tensor
+
+from edgeprof.operators.executorch_form import Form, norm
+
+
+class HeadForm(Form):
+    """Final norm and projection."""
+
+    def forward(self, x_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Hidden states (B, T, D) to logits (B, T, V)."""
+        logits: Tensor = self.w_vocab(norm(x_BTD, self.norm))
+        return logits

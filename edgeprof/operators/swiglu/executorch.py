@@ -1,0 +1,15 @@
+"""The SwiGLU feed-forward for ExecuTorch."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeprof.operators.executorch_form import Form
+
+
+class SwigluForm(Form):
+    """Gate, up and down projections: one delegate."""
+
+    def forward(self, x_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Runs T tokens; stateless."""
+        y: Tensor = self.w_down(F.silu(self.w_gate(x_BTD)) * self.w_up(x_BTD))
+        return y
