@@ -79,7 +79,9 @@ def run_calls(cell: "Cell", operator: OperatorSpec, case: BenchCase, x: Array) -
 def gate_error(cell: "Cell", operator: OperatorSpec, case: BenchCase, weights: Weights) -> float:
     """The worst relative error of the cell over the compared calls, against the reference on ``weights``."""
     x = gate_input(operator, case)
-    return relative_error(run_calls(cell, operator, case, x), reference_output(operator, weights, x, positions(operator, case)[0]))
+    return relative_error(
+        run_calls(cell, operator, case, x), reference_output(operator, weights, x, positions(operator, case)[0])
+    )
 
 
 def quantization_error(operator: OperatorSpec, case: BenchCase, exact: Weights, effective: Weights) -> float:

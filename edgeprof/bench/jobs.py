@@ -62,4 +62,6 @@ def _item(data: dict[str, Any]) -> Item:
     slots = [RingSlot(**{**s, "case": BenchCase(**s["case"])}) for s in data["slots"]]
     spec = ArtifactSpec(**data["spec"]) if data["spec"] else None
     case = BenchCase(**data["case"]) if data["case"] else None
-    return dataclasses.replace(Item(**{**data, "spec": None, "case": None, "slots": []}), spec=spec, case=case, slots=slots)
+    return dataclasses.replace(
+        Item(**{**data, "spec": None, "case": None, "slots": []}), spec=spec, case=case, slots=slots
+    )

@@ -10,7 +10,7 @@ from edgeprof.bench.jobs import Item, Job, job_to_json
 from edgeprof.bench.recorder import Recorder
 from edgeprof.bench.rings import filler_case, needs_filler, null_case
 from edgeprof.core.types import ArtifactSpec, BenchCase, InstanceRecord, Memory, Roof, Status
-from edgeprof.devices.worker_process import Event, WorkerLost, run_worker
+from edgeprof.devices.worker_process import Event, WorkerLostError, run_worker
 from edgeprof.runtimes.artifact import artifact_spec, cached_artifact
 
 PARALLEL = 2
@@ -51,7 +51,7 @@ def do_alone(item: Item, recorder: Recorder, *, runtime: str, n_threads: int, cp
                 return Outcome(status="error", reason=event["reason"])
             if event["event"] == "done":
                 return Outcome(status="ok", result=event)
-    except WorkerLost as lost:
+    except WorkerLostError as lost:
         return Outcome(status="timeout" if lost.timed_out else "error", reason=str(lost))
     return Outcome(status="error", reason="the worker ended without a result")
 
@@ -89,9 +89,7 @@ def _needed(case: BenchCase) -> list[BenchCase]:
     return needed
 
 
-def probe_missing(
-    cases: list[BenchCase], stored: list[InstanceRecord], recorder: Recorder, reporter: Reporter
-) -> None:
+def probe_missing(cases: list[BenchCase], stored: list[InstanceRecord], recorder: Recorder, reporter: Reporter) -> None:
     """Measures memory and checks numerics of the cases that have no such record yet; a wrong one has failed."""
     passed = {r.case_key: r for r in stored if r.kind == "probe" and r.status == "ok"}
     todo = [c for c in cases if c.key not in passed or not recorder.poolable(passed[c.key], c)]
@@ -101,8 +99,12 @@ def probe_missing(
 
     def probe(same: list[BenchCase]) -> Outcome:
         case = same[0]
-        keys = {"artifact_key": artifact_spec(case).key, "null_artifact_key": artifact_spec(null_case(case)).key}
-        item = Item(kind="probe", case=case, **keys)
+        item = Item(
+            kind="probe",
+            case=case,
+            artifact_key=artifact_spec(case).key,
+            null_artifact_key=artifact_spec(null_case(case)).key,
+        )
         return do_alone(item, recorder, runtime=case.runtime, n_threads=case.n_threads)
 
     reporter.stage("check", len(groups))
@@ -156,9 +158,7 @@ def find_roof(cases: list[BenchCase], recorder: Recorder, reporter: Reporter) ->
         return
     reporter.stage("roof", len(missing))
     for n in missing:
-        outcome = do_alone(
-            Item(kind="roof"), recorder, runtime=ROOF_RUNTIME, n_threads=n, cpus=host.pick_cpus(n)
-        )
+        outcome = do_alone(Item(kind="roof"), recorder, runtime=ROOF_RUNTIME, n_threads=n, cpus=host.pick_cpus(n))
         roof = None if outcome.result is None else Roof(**outcome.result["roof"])
         recorder.append_host(ROOF_RUNTIME, kind="roof", status=outcome.status, reason=outcome.reason, roof=roof)
         reporter.step(f"{n} threads")

@@ -116,16 +116,24 @@ def _latest_conditions(records: list[InstanceRecord]) -> list[InstanceRecord]:
 
 
 def drift_sd(records: Iterable[InstanceRecord]) -> float:
-    """SD of the logarithm of the host's speed between rounds, from the sentinel; 0 with fewer than two rounds.
+    """SD of the logarithm of what the host's own drift adds to a whole session, read from the sentinel.
 
-    The median over a round's readings counts, so that one disturbed process does not pass for the host.
+    Drift between the rounds of a session already shows as spread between its processes, so it is not counted again: what an
+    interval lacks is how sessions differ. With three sessions or more that is the SD of their means; with fewer, the standard
+    error of a session's mean over its rounds stands in for it. A round counts with the median over its processes, so that one
+    disturbed process does not pass for the host.
     """
     rounds: Rounds = {}
     for record in records:
         if record.kind == "sentinel":
             rounds.setdefault((record.session_id, record.round), []).append(log_median(record.samples_ns))
-    medians = [statistics.median(values) for values in rounds.values()]
-    return statistics.stdev(medians) if len(medians) >= 2 else 0.0
+    sessions: dict[str, list[float]] = {}
+    for (session, _), values in rounds.items():
+        sessions.setdefault(session, []).append(statistics.median(values))
+    if len(sessions) >= 3:
+        return statistics.stdev(statistics.fmean(values) for values in sessions.values())
+    errors = [statistics.stdev(v) / math.sqrt(len(v)) for v in sessions.values() if len(v) >= 2]
+    return max(errors, default=0.0)
 
 
 def _roofs(records: list[InstanceRecord], pools: Iterable[list[InstanceRecord]]) -> dict[int, Roof]:
@@ -199,7 +207,10 @@ def baseline_of(row: Measurement, rows: list[Measurement]) -> Measurement | None
     found = [
         r
         for r in rows
-        if r.case.op == BASELINE_OP and r.rounds and r.case.dims["d_model"] == width and _shape(r.case) == _shape(row.case)
+        if r.case.op == BASELINE_OP
+        and r.rounds
+        and r.case.dims["d_model"] == width
+        and _shape(r.case) == _shape(row.case)
     ]
     return min(found, key=lambda r: r.case.dims["kernel_size"], default=None)
 

@@ -1,5 +1,6 @@
 """The assembled ring: separately loaded cells called in model order, each call timed inside the pass."""
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -51,7 +52,7 @@ class Ring:
         for call in self.calls:
             call()
             marks.append(clock())
-        return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(marks)]
 
     @property
     def settled(self) -> list[bool]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from edgeprof.bench.jobs import RingSlot
 from edgeprof.core.types import BenchCase
+from edgeprof.operators.base import Dims
 from edgeprof.operators.registry import make_spec
 from edgeprof.runtimes.artifact import artifact_spec
 
@@ -48,7 +49,7 @@ def null_case(case: BenchCase) -> BenchCase:
 def filler_case(case: BenchCase) -> BenchCase:
     """The feed-forward that follows a mixer in a model, in the mixer's own format."""
     width = make_spec(case.op, case.dims).width()
-    dims = {"d_model": width, "d_ff": max(32, round(FILLER_RATIO * width / 32) * 32)}
+    dims: Dims = {"d_model": width, "d_ff": max(32, round(FILLER_RATIO * width / 32) * 32)}
     kv_dtype = "bf16" if case.dtype == "bf16" else "fp32"
     return dataclasses.replace(case, op="swiglu", op_version=1, dims=dims, kv_dtype=kv_dtype, kv_len=case.q_len)
 
@@ -63,7 +64,9 @@ def ring_slots(cases: list[BenchCase]) -> list[RingSlot]:
 
     Turns repeat until the working set of a pass reaches the cases' ``ring_bytes``; prefill takes one turn.
     """
-    order = sorted(cases, key=lambda c: (c.op not in MIXERS, MIXERS.index(c.op) if c.op in MIXERS else 0, c.op, c.kv_len))
+    order = sorted(
+        cases, key=lambda c: (c.op not in MIXERS, MIXERS.index(c.op) if c.op in MIXERS else 0, c.op, c.kv_len)
+    )
     turn: list[RingSlot] = []
     for case in order:
         turn.append(_slot(case, case.key))
@@ -88,4 +91,6 @@ def working_set_bytes(slots: list[RingSlot]) -> int:
 def _case_bytes(case: BenchCase) -> int:
     spec = make_spec(case.op, case.dims)
     weights = spec.weight_bytes_moved(batch=case.batch, q_len=case.q_len, dtype=case.dtype)
-    return weights + spec.state_bytes_moved(batch=case.batch, q_len=case.q_len, kv_len=case.kv_len, kv_dtype=case.kv_dtype)
+    return weights + spec.state_bytes_moved(
+        batch=case.batch, q_len=case.q_len, kv_len=case.kv_len, kv_dtype=case.kv_dtype
+    )

@@ -1,8 +1,8 @@
 """What ``edgeprof bench`` does: check the store, find the roof, run a session, report."""
 
-from edgeprof.bench.report import Report, build_report
 from edgeprof.bench.prepare import Reporter
 from edgeprof.bench.recorder import Host, Recorder
+from edgeprof.bench.report import Report, build_report
 from edgeprof.bench.session import Session
 from edgeprof.core.types import BenchCase, InstanceRecord, MeasureProtocol
 from edgeprof.devices.base import Device, fingerprint

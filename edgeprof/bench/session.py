@@ -12,7 +12,7 @@ from edgeprof.bench.prepare import Reporter, build_missing, describe, find_roof,
 from edgeprof.bench.recorder import Recorder
 from edgeprof.bench.rings import ring_groups, ring_slots, working_set_bytes
 from edgeprof.core.types import BenchCase, InstanceRecord, Status
-from edgeprof.devices.worker_process import Event, WorkerLost, run_worker
+from edgeprof.devices.worker_process import Event, WorkerLostError, run_worker
 from edgeprof.runtimes.artifact import artifact_spec
 from edgeprof.runtimes.base import RUNTIMES
 
@@ -115,7 +115,7 @@ class Session:
                     self._append_timing(item, event, ready, number)
                     left = left[1:]
                     self.reporter.step(label(item))
-            except WorkerLost as lost:
+            except WorkerLostError as lost:
                 logger.warning("%s worker lost: %s", group[0], lost)
                 if not left:
                     return
@@ -135,9 +135,7 @@ class Session:
         """Runs one worker; yields each finished item with its event and the worker's ``ready`` event."""
         runtime, n_threads = group
         cpus = self.recorder.host.pick_cpus(n_threads)
-        job = Job(
-            runtime=runtime, n_threads=n_threads, cpus=cpus, items=items, protocol=self.protocol, sentinel=True
-        )
+        job = Job(runtime=runtime, n_threads=n_threads, cpus=cpus, items=items, protocol=self.protocol, sentinel=True)
         ready: Event = {}
         for event in run_worker(job_to_json(job), n_threads=n_threads, silence_s=SILENCE_S):
             if event["event"] in ("ready", "end"):

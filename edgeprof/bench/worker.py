@@ -58,7 +58,9 @@ class Worker:
         """Pins the process, readies the runtime, does the items, and says that it is done."""
         affinity = pin(self.job.cpus)
         seen = self.runtime.start(self.job.n_threads)
-        self.emit({"event": "ready", "n_threads_seen": seen, "affinity_seen": affinity, "sentinel_ns": self._sentinel()})
+        self.emit(
+            {"event": "ready", "n_threads_seen": seen, "affinity_seen": affinity, "sentinel_ns": self._sentinel()}
+        )
         for index, item in enumerate(self.job.items):
             self.emit({"event": "begin", "item": index})
             try:
@@ -88,7 +90,8 @@ class Worker:
     def _probe(self, item: Item) -> Event:
         """Memory of a first load and two calls, then the numerics."""
         from edgeprof.bench.gate import gate_error, quantization_error
-        from edgeprof.runtimes.artifact import WEIGHTS_SEED, random_weights
+        from edgeprof.operators.arrays import random_weights
+        from edgeprof.runtimes.artifact import WEIGHTS_SEED
 
         case, artifact = self._case(item)
         operator = make_spec(case.op, case.dims)
@@ -132,7 +135,10 @@ class Worker:
         ring = Ring([x.call for x in loads], decode=item.slots[0].case.phase == "decode")
         with quiet_gc():
             ring.run(self.job.protocol)
-        rows = [{**x.facts(), "samples_ns": s, "settled": ok} for x, s, ok in zip(loads, ring.samples, ring.settled, strict=True)]
+        rows = [
+            {**x.facts(), "samples_ns": s, "settled": ok}
+            for x, s, ok in zip(loads, ring.samples, ring.settled, strict=True)
+        ]
         return {"slots": rows}
 
     def _roof(self, item: Item) -> Event:

@@ -21,9 +21,12 @@ BAD_STATUSES = ("wrong_output", "error", "timeout", "missing")
 def bench(
     selection: Selection,
     effort: Annotated[
-        str, typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances; never how they are taken.")
+        str,
+        typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances; never how they are taken."),
     ] = "quick",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew; what is stored stays, but is not used.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew; what is stored stays, but is not used.")
+    ] = False,
     results: ResultsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +50,9 @@ def bench(
     cases = plan(load_suite(selection.suite), selection)
     device = DEVICES.get(selection.device)
     with ProgressReporter() as reporter:
-        report = run_bench(cases, device=device, store=Store(results_root(results)), protocol=protocol, reporter=reporter, fresh=fresh)
+        report = run_bench(
+            cases, device=device, store=Store(results_root(results)), protocol=protocol, reporter=reporter, fresh=fresh
+        )
     if as_json:
         print_json(report_json(report, device.profile()))
     else:

@@ -49,7 +49,9 @@ def group_title(case: BenchCase) -> str:
         past = f" onto {case.past_len}" if case.past_len else ""
         shape = f"prefill of {case.q_len} tokens{past}"
     else:
-        shape = f"decode of {case.q_len} at context {case.kv_len}" if case.q_len > 1 else f"decode at context {case.kv_len}"
+        shape = (
+            f"decode of {case.q_len} at context {case.kv_len}" if case.q_len > 1 else f"decode at context {case.kv_len}"
+        )
     state = "hot weights" if case.cache_state == "hot" else f"streaming, ring of {format_bytes(case.ring_bytes or 0)}"
     if case.phase == "prefill" and case.cache_state == "streaming":
         state = "in a ring of all operators"
@@ -113,7 +115,7 @@ def spread(m: Measurement) -> str:
 
 
 def ratio_cell(m: Measurement, report: Report) -> str:
-    """The ratio to the short convolution with its interval; "=" marks one that the noise floor or the interval cannot tell from 1."""
+    """The ratio to the short convolution with its interval; "=" marks one that cannot be told from 1 in this noise."""
     if m.case.op == BASELINE_OP:
         return "1"
     if m.ratio is None:
@@ -133,7 +135,7 @@ def sentences(report: Report) -> list[str]:
     if report.noise_floor is not None:
         lines.append(
             f"A/A noise floor of this device: {report.noise_floor.pooled:.1%} (95 % of cells, half of their rounds against the "
-            f"other half). Drift of the host between rounds: {report.drift_sd:.1%} (in every interval). "
+            f"other half). Drift of the host, by the sentinel: {report.drift_sd:.1%} (part of every interval). "
             f"{sum(len(m.instances) for m in measured)} loads in {len(measured)} rows; ± is half of the 95 % interval of p50."
         )
     else:
@@ -165,5 +167,7 @@ def comparison(report: Report, op: str) -> list[str]:
             if len(ordered) > 1
             else f"{low.ratio.estimate:.2f}x ({low.case.runtime} {low.case.dtype})"
         )
-        lines.append(f"{where}, streaming: {op} takes {span} the time of short_conv; {told} of {len(ordered)} differ beyond the noise.")
+        lines.append(
+            f"{where}, streaming: {op} takes {span} the time of short_conv; {told} of {len(ordered)} differ beyond the noise."
+        )
     return lines

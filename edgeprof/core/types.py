@@ -156,8 +156,9 @@ class InstanceRecord:
     """One line of the store: one fresh load of one case, measured (or the reason why not).
 
     ``kind`` is ``latency`` (timed samples), ``probe`` (memory and numerics of a fresh process, or why a cell never came
-    to be timed), ``sentinel`` (the host's drift) or ``roof`` (what the device reaches at best). ``round`` numbers the fresh processes of a session: records of one session,
-    round and runtime come from one process. ``ring`` lists the case keys that shared the ring, in order.
+    to be timed), ``sentinel`` (the host's drift) or ``roof`` (what the device reaches at best). ``round`` numbers the fresh
+    processes of a session: records of one session, round and runtime come from one process. ``ring`` lists the case keys
+    that shared the ring, in order.
     """
 
     schema_version: int = SCHEMA_VERSION

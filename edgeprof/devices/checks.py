@@ -71,8 +71,8 @@ def _check_runtime(name: str, run: Runner) -> Check:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return Check(name=title, status="missing", found=f"{found} does not start: {last}", fix=install)
-    threads = done.stdout.strip().splitlines()[-1:]
-    if threads != ["1"]:
+    threads = (done.stdout.strip().splitlines() or ["no"])[-1]
+    if threads != "1":
         return Check(name=title, status="degraded", found=f"{found} says {threads} threads when told 1")
     return Check(name=title, status="ok", found=f"{distribution} {found}")
 

@@ -1,5 +1,6 @@
 """A worker as a child process on this machine: a job goes in, events come out, and a silent or dead worker is told apart."""
 
+import contextlib
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ Event = dict[str, Any]
 STDERR_TAIL = 2000
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """The worker died or fell silent; says how."""
 
     def __init__(self, message: str, *, timed_out: bool = False) -> None:
@@ -39,7 +40,7 @@ def run_worker(job: dict[str, Any], *, n_threads: int, silence_s: float) -> Iter
     """Runs one job in a fresh process and yields its events.
 
     Raises:
-        WorkerLost: no event came for ``silence_s`` seconds, or the process ended without its end record.
+        WorkerLostError: no event came for ``silence_s`` seconds, or the process ended without its end record.
     """
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
@@ -52,8 +53,8 @@ def run_worker(job: dict[str, Any], *, n_threads: int, silence_s: float) -> Iter
         )
         try:
             yield from _events(process, job, silence_s)
-        except WorkerLost as lost:
-            raise WorkerLost(f"{lost}{_tail(stderr)}", timed_out=lost.timed_out) from None
+        except WorkerLostError as lost:
+            raise WorkerLostError(f"{lost}{_tail(stderr)}", timed_out=lost.timed_out) from None
         finally:
             _stop(process)
             logger.debug("worker stderr: %s", _tail(stderr))
@@ -75,14 +76,14 @@ def _events(process: "subprocess.Popen[bytes]", job: dict[str, Any], silence_s: 
         process.stdin.write(json.dumps(job).encode())
         process.stdin.close()
     except BrokenPipeError:
-        raise WorkerLost(f"the worker died at start with {_status(process)}") from None
+        raise WorkerLostError(f"the worker died at start with {_status(process)}") from None
     while True:
         try:
             line = lines.get(timeout=silence_s)
         except queue.Empty:
-            raise WorkerLost(f"no progress for {silence_s:.0f} s", timed_out=True) from None
+            raise WorkerLostError(f"no progress for {silence_s:.0f} s", timed_out=True) from None
         if line is None:
-            raise WorkerLost(f"the worker ended early with {_status(process)}")
+            raise WorkerLostError(f"the worker ended early with {_status(process)}")
         event: Event = json.loads(line)
         yield event
         if event["event"] == "end":
@@ -96,10 +97,8 @@ def _status(process: "subprocess.Popen[bytes]") -> str:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Ends the worker and whatever it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -13,6 +13,12 @@ class AttentionModule(OperatorModule):
     """Projections, cache allocation and output of an attention layer; subclasses say what is attended to."""
 
     spec: GqaSpec | SwaSpec
+    w_q: Tensor
+    w_k: Tensor
+    w_v: Tensor
+    w_o: Tensor
+    q_norm: Tensor
+    k_norm: Tensor
 
     def init_state(self, batch: int, capacity: int) -> State:
         """Keys and values, each (B, K, rows, E)."""

@@ -82,7 +82,9 @@ class OperatorSpec(ABC):
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights in the format ``dtype``, scales included, before a runtime packs them."""
         d = weight_dtype(dtype)
-        return sum(math.ceil(w.size * (d.bits if w.kind == "linear" else d.other_bits) / 8) for w in self.weights().values())
+        return sum(
+            math.ceil(w.size * (d.bits if w.kind == "linear" else d.other_bits) / 8) for w in self.weights().values()
+        )
 
     def weight_bytes_moved(self, *, batch: int, q_len: int, dtype: str) -> int:
         """Bytes of weights that a call must read at least once."""
@@ -160,6 +162,8 @@ def check_heads(spec: OperatorSpec) -> None:
     """
     d = spec.dims()
     if int(d["n_heads"]) % int(d["n_kv_heads"]):
-        raise UsageError(f"{spec.name}.n_kv_heads: {d['n_kv_heads']} does not divide n_heads = {d['n_heads']}; use a divisor")
+        raise UsageError(
+            f"{spec.name}.n_kv_heads: {d['n_kv_heads']} does not divide n_heads = {d['n_heads']}; use a divisor"
+        )
     if int(d["head_dim"]) % 2:
         raise UsageError(f"{spec.name}.head_dim: {d['head_dim']} is odd; RoPE rotates pairs, so use an even number")

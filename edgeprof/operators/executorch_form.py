@@ -52,7 +52,9 @@ class Form(nn.Module):
                 rows, columns = weight.shape
                 self.add_module(name, nn.Linear(columns, rows, bias=False, device="meta"))
             else:
-                self.register_parameter(name, nn.Parameter(torch.empty(weight.shape, device="meta"), requires_grad=False))
+                self.register_parameter(
+                    name, nn.Parameter(torch.empty(weight.shape, device="meta"), requires_grad=False)
+                )
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Takes the canonical weights."""

@@ -106,7 +106,9 @@ def build_artifact(spec: ArtifactSpec) -> Artifact:
         final.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".building-", dir=final.parent))
     except OSError as error:
-        raise UsageError(f"cache folder {final.parent}: {error.strerror}; set EDGEPROF_CACHE to a writable one") from error
+        raise UsageError(
+            f"cache folder {final.parent}: {error.strerror}; set EDGEPROF_CACHE to a writable one"
+        ) from error
     try:
         begin = time.perf_counter_ns()
         built = runtime.build(operator, spec, weights, folder)

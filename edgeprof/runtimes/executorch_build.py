@@ -23,7 +23,18 @@ from edgeprof.runtimes.executorch_libraries import import_lowering
 MODEL_FILE = "model.pte"
 SIGNATURE_FILE = "signature.json"
 
-NO_COMPUTE = ("getitem", "alloc", "view", "squeeze", "expand", "select", "local_scalar", "assert", "sym_size", "clone_dim")
+NO_COMPUTE = (
+    "getitem",
+    "alloc",
+    "view",
+    "squeeze",
+    "expand",
+    "select",
+    "local_scalar",
+    "assert",
+    "sym_size",
+    "clone_dim",
+)
 """Operators that move or check but compute nothing, by a part of their name: left out of the delegated share."""
 
 
@@ -46,7 +57,7 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
     inputs = chain_inputs([operator], shape, shape.capacity - shape.q_len if shape.has_past else 0)
     with redirect_stdout(sys.stderr):
         effective = quantize(module) if spec.dtype == "8da4w" else None
-        stored = {name: stored_bytes(module, name) for name in weights}
+        stored = [stored_bytes(w) for w in module.parameters()]
         chain = Chain([module], list(inputs))
         lowered = lower(chain, (example, *map(torch.from_numpy, inputs.values())), quantized=spec.dtype == "8da4w")
     replace_file(folder / MODEL_FILE, lowered.pte)
@@ -154,19 +165,16 @@ def signature(chain: Chain, inputs: dict[str, Array]) -> dict[str, list[dict[str
     }
 
 
-def stored_bytes(module: nn.Module, name: str) -> tuple[bytes, int]:
+def stored_bytes(weight: Any) -> tuple[bytes, int]:
     """A weight as XNNPACK or ExecuTorch serialises it, and the stride of the bytes in it that may be flipped."""
-    layer = getattr(module, name)
-    weight: Any = layer.weight if isinstance(layer, nn.Linear) else layer
     if hasattr(weight, "qdata"):
-        packed = import_lowering().NodeVisitor.convert_to_qc4w(weight.qdata)
-        return packed.numpy().tobytes(), 1
+        return import_lowering().NodeVisitor.convert_to_qc4w(weight.qdata).numpy().tobytes(), 1
     return weight.detach().numpy().tobytes(), 4
 
 
-def fresh_ranges(pte: bytes, stored: dict[str, tuple[bytes, int]]) -> Iterable[FreshRange]:
+def fresh_ranges(pte: bytes, stored: list[tuple[bytes, int]]) -> Iterable[FreshRange]:
     """Where the file holds the weights: any byte of packed 4-bit integers, the lowest mantissa byte of a float."""
-    for content, stride in stored.values():
+    for content, stride in stored:
         offset = pte.find(content)
         if offset >= 0:
             yield FreshRange(file=MODEL_FILE, offset=offset, length=len(content), stride=stride)

@@ -106,7 +106,10 @@ class OnnxCell:
         for name in self._after:
             shape = [sizes[d] if isinstance(d, str) else d for d in self._inputs[name].shape]
             self._state[name] = np.empty(shape, _NUMPY_DTYPES[self._inputs[name].type])
-        tables = {name: rope_table(kind, size, theta, capacity) for name, (kind, size, theta) in json.loads(properties["rope"]).items()}
+        tables = {
+            name: rope_table(kind, size, theta, capacity)
+            for name, (kind, size, theta) in json.loads(properties["rope"]).items()
+        }
         self._bound = {name: self._value(a) for name, a in (self._state | tables).items()}
         self._results: list[Array] = []
         self.reset()

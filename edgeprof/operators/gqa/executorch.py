@@ -166,7 +166,9 @@ def attend_blocks(
         scores = torch.bmm(queries, keys.transpose(1, 2)).view(-1, end - begin, past + end - first)
         scores = scores + block_mask(band_QR, end - begin, past + end - first)
         if past_1P is not None and first < past:
-            scores = torch.cat([scores[..., : past - first] + past_1P[None, :, first:], scores[..., past - first :]], -1)
+            scores = torch.cat(
+                [scores[..., : past - first] + past_1P[None, :, first:], scores[..., past - first :]], -1
+            )
         weights = torch.softmax(scores, -1).view(caches, group * (end - begin), -1)
         parts.append(torch.bmm(weights, values).view(caches, group, end - begin, size))
     return torch.cat(parts, 2).transpose(1, 2)

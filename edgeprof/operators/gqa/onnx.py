@@ -68,7 +68,9 @@ def _scales(graph: Graph, spec: GqaSpec | SwaSpec, prefix: str) -> list[str]:
         for name in ("w_k", "w_v")
     )
     if spec.qk_norm:
-        k_TKE = k_TKE / np.sqrt(np.mean(k_TKE**2, -1, keepdims=True) + NORM_EPSILON) * graph.effective[f"{prefix}k_norm"]
+        k_TKE = (
+            k_TKE / np.sqrt(np.mean(k_TKE**2, -1, keepdims=True) + NORM_EPSILON) * graph.effective[f"{prefix}k_norm"]
+        )
     half = spec.head_dim // 2
     pair_TKE = np.hypot(k_TKE[..., :half], k_TKE[..., half:])  # RoPE turns a pair: either value may become this long
     names = []

@@ -15,9 +15,7 @@ def gqa(spec: GqaSpec, weights: dict[str, Tensor], x: Tensor, start: int) -> Ten
     return attention(spec, weights, x, start, window=None)
 
 
-def attention(
-    spec: GqaSpec | SwaSpec, weights: dict[str, Tensor], x: Tensor, start: int, window: int | None
-) -> Tensor:
+def attention(spec: GqaSpec | SwaSpec, weights: dict[str, Tensor], x: Tensor, start: int, window: int | None) -> Tensor:
     """Softmax attention by its definition: every score computed, the forbidden ones masked out.
 
     Positions before ``start`` hold zero keys and values and are attended to, as a zeroed cache's rows are.

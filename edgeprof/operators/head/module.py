@@ -9,6 +9,9 @@ from edgeprof.operators.module import OperatorModule, State, rms_norm
 class Head(OperatorModule):
     """Final norm and projection."""
 
+    norm: Tensor
+    w_vocab: Tensor
+
     def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
         """Hidden states (B, T, D) to logits (B, T, V)."""
         return F.linear(rms_norm(x_BTD, self.norm), self.w_vocab)

@@ -8,6 +8,8 @@ from edgeprof.operators.module import OperatorModule, State, rms_norm
 class RmsNorm(OperatorModule):
     """A block's norm."""
 
+    norm: Tensor
+
     def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
         """Norms each token."""
         return rms_norm(x_BTD, self.norm)

@@ -15,6 +15,11 @@ class ShortConv(OperatorModule):
     """
 
     spec: ShortConvSpec
+    w_b: Tensor
+    w_c: Tensor
+    w_h: Tensor
+    kernel: Tensor
+    w_out: Tensor
 
     def init_state(self, batch: int, capacity: int) -> State:
         """The last gated inputs, (B, kernel_size - 1, D)."""

@@ -45,12 +45,16 @@ class SwaSpec(OperatorSpec):
     def state_bytes(self, *, batch: int, kv_len: int, kv_dtype: str) -> int:
         """Keys and values of the last ``window`` tokens: stops growing at the window."""
         rows = min(kv_len, self.window)
-        return cache_bytes(batch=batch, rows=rows, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, kv_dtype=kv_dtype)
+        return cache_bytes(
+            batch=batch, rows=rows, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, kv_dtype=kv_dtype
+        )
 
     def state_bytes_moved(self, *, batch: int, q_len: int, kv_len: int, kv_dtype: str) -> int:
         """The window before the call is read once; of the new rows at most a window is written."""
         rows = min(kv_len - q_len, self.window - 1) + min(q_len, self.window)
-        return cache_bytes(batch=batch, rows=rows, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, kv_dtype=kv_dtype)
+        return cache_bytes(
+            batch=batch, rows=rows, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, kv_dtype=kv_dtype
+        )
 
     def state_rows(self, capacity: int) -> int:
         """A window, however long the context."""

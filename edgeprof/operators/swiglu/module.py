@@ -9,6 +9,10 @@ from edgeprof.operators.module import OperatorModule, State
 class Swiglu(OperatorModule):
     """Gate, up and down projections."""
 
+    w_gate: Tensor
+    w_up: Tensor
+    w_down: Tensor
+
     def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
         """Runs T tokens; stateless."""
         return F.linear(F.silu(F.linear(x_BTD, self.w_gate)) * F.linear(x_BTD, self.w_up), self.w_down)
