@@ -32,8 +32,8 @@ def plan(suite: Suite, selection: Selection, device: Device | None = None) -> li
     the lengths choose: ``kv_lens`` alone mean decode at those contexts, ``q_lens`` beyond what decode takes mean
     prefill.
 
-    A dtype that a runtime does not offer is left out, unless both were asked for by name, or the dtype was and no runtime
-    of the plan offers it: then its cases stay, to be reported as unsupported.
+    A dtype that a runtime does not offer is left out, unless both were asked for by name, or the dtype was and no
+    runtime of the plan offers it: then its cases stay, to be reported as unsupported.
 
     Raises:
         UsageError: a name is unknown, sizes do not fit together or do not fit the device, or the plan is empty or

@@ -1,16 +1,16 @@
 """What comes before timing: artifacts are built, and each cell's memory and numerics are looked at in a fresh process."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edgeprof.bench.gate import tolerance
 from edgeprof.bench.jobs import Item, Job, job_to_json
 from edgeprof.bench.recorder import Recorder
 from edgeprof.bench.rings import filler_case, needs_filler, null_case
 from edgeprof.core.types import ArtifactSpec, BenchCase, InstanceRecord, Memory, Roof, Status
-from edgeprof.devices.worker_process import Event, WorkerLostError, run_worker
+from edgeprof.devices.worker_process import Event, WorkerLostError, run_worker, stop_workers
 from edgeprof.runtimes.artifact import artifact_spec, cached_artifact
 
 PARALLEL = 2
@@ -21,6 +21,8 @@ SILENCE_S = {"build": 900.0, "probe": 300.0, "roof": 120.0}
 
 ROOF_RUNTIME = "torch_eager"
 """The runtime whose worker runs the roof's probes."""
+
+T = TypeVar("T")
 
 
 class Reporter(Protocol):
@@ -56,6 +58,22 @@ def do_alone(item: Item, recorder: Recorder, *, runtime: str, n_threads: int, cp
     return Outcome(status="error", reason="the worker ended without a result")
 
 
+def in_parallel(do: Callable[[T], Outcome], work: Iterable[T]) -> Iterator[tuple[T, Outcome]]:
+    """Each piece of work with its outcome as soon as it has one, so that a slow one keeps none of the others unrecorded.
+
+    When the caller is interrupted, what has not begun is dropped and the workers that run are ended.
+    """
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = {pool.submit(do, piece): piece for piece in work}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_workers()
+            raise
+
+
 def build_missing(cases: list[BenchCase], recorder: Recorder, reporter: Reporter) -> None:
     """Builds the artifacts that the cases and their rings need and the cache lacks; a case whose build fails has failed."""
     users: dict[str, list[BenchCase]] = {}
@@ -73,12 +91,11 @@ def build_missing(cases: list[BenchCase], recorder: Recorder, reporter: Reporter
         return do_alone(Item(kind="build", spec=spec), recorder, runtime=spec.runtime, n_threads=1)
 
     reporter.stage("build", len(specs))
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        for spec, outcome in zip(specs.values(), pool.map(build, specs.values()), strict=True):
-            reporter.step(f"{spec.runtime} {spec.dtype} {spec.op} q{spec.q_len}")
-            if outcome.result is None:
-                for case in users[spec.key]:
-                    recorder.fail(case, outcome.status, f"build of {spec.op} failed: {outcome.reason}")
+    for spec, outcome in in_parallel(build, specs.values()):
+        reporter.step(f"{spec.runtime} {spec.dtype} {spec.op} q{spec.q_len}")
+        if outcome.result is None:
+            for case in users[spec.key]:
+                recorder.fail(case, outcome.status, f"build of {spec.op} failed: {outcome.reason}")
 
 
 def _needed(case: BenchCase) -> list[BenchCase]:
@@ -108,11 +125,10 @@ def probe_missing(cases: list[BenchCase], stored: list[InstanceRecord], recorder
         return do_alone(item, recorder, runtime=case.runtime, n_threads=case.n_threads)
 
     reporter.stage("check", len(groups))
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        for same, outcome in zip(groups, pool.map(probe, groups), strict=True):
-            reporter.step(describe(same[0]))
-            for case in same:
-                _append_probe(case, outcome, recorder)
+    for same, outcome in in_parallel(probe, groups):
+        reporter.step(describe(same[0]))
+        for case in same:
+            _append_probe(case, outcome, recorder)
 
 
 def _by_shape(cases: Iterable[BenchCase]) -> list[list[BenchCase]]:

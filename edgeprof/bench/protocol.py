@@ -85,19 +85,19 @@ def warm_up(call: Callable[[], None], budget_ns: int, clock: Clock = time.perf_c
     Calls slower than a twentieth of the budget are compared one by one, with a wider tolerance.
     """
     times: list[int] = []
-    begin = last = clock()
+    begin = clock()
     while True:
+        before = clock()
         call()
-        now = clock()
-        times.append(now - last)
-        last = now
+        after = clock()
+        times.append(after - before)
         slow = statistics.median(times) * 4 * WINDOW > budget_ns
         window, tolerance = (1, SETTLED_WITHIN_SLOW) if slow else (WINDOW, SETTLED_WITHIN)
         if len(times) > 2 * window:  # the first call alone never counts: it packs weights and faults pages in
-            before, after = (statistics.median(times[-2 * window : -window]), statistics.median(times[-window:]))
-            if abs(after - before) <= tolerance * before:
+            earlier, later = statistics.median(times[-2 * window : -window]), statistics.median(times[-window:])
+            if abs(later - earlier) <= tolerance * earlier:
                 return WarmUp(calls=len(times), settled=True)
-        if last - begin > budget_ns and len(times) >= 3:
+        if after - begin > budget_ns and len(times) >= 3:
             return WarmUp(calls=len(times), settled=False)
 
 

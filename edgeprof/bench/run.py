@@ -23,7 +23,7 @@ def run_bench(
     Raises:
         UsageError: the store cannot be read or written.
     """
-    environment = device.environment("")
+    environment = device.environment()
     host = Host(
         device_id=device.profile().id,
         environment=environment,

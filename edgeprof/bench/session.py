@@ -39,7 +39,7 @@ class Session:
         """Brings every case to its number of instances, or to a record that says why it has none."""
         stored = self.recorder.store.records(self.recorder.host.device_id)
         counted = [] if self.fresh else stored
-        able = self._refuse_unsupported(cases)
+        able = self._refuse_unsupported(cases, counted)
         missing = self._missing(able, counted)
         todo = [case for case in able if missing[case.key] > 0]
         build_missing(todo, self.recorder, self.reporter)
@@ -50,13 +50,17 @@ class Session:
     def _alive(self, cases: list[BenchCase]) -> list[BenchCase]:
         return [case for case in cases if case.key not in self.recorder.failed]
 
-    def _refuse_unsupported(self, cases: list[BenchCase]) -> list[BenchCase]:
+    def _refuse_unsupported(self, cases: list[BenchCase], stored: list[InstanceRecord]) -> list[BenchCase]:
+        """The cases that their runtime can run; why it cannot run one is recorded once."""
+        told = {(r.case_key, r.reason): r for r in stored if r.status == "unsupported"}
         able = []
         for case in cases:
             reason = RUNTIMES.get(case.runtime).unsupported(case)
             if reason is None:
                 able.append(case)
-            else:
+                continue
+            before = told.get((case.key, reason))
+            if before is None or not self.recorder.poolable(before, case):
                 self.recorder.append(case, kind="probe", status="unsupported", reason=reason)
         return able
 

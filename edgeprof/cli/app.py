@@ -1,6 +1,7 @@
 """The ``edgeprof`` program: a table of commands, each imported only when it is run, and how every command ends."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,9 @@ class LazyGroup(TyperGroup):
 def as_command(name: str, function: Any) -> TyperCommand:
     """A Typer command of its own made from a function; its help groups options in panels."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command(name)(function)
+    # rich keeps a docstring's line breaks; a terminal of another width wants its own
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(p.split()) for p in paragraphs))(function)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
     return command
@@ -97,12 +100,9 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def root(
-    ctx: typer.Context,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, show_default=False, help="Log to stderr; twice for details.")
-    ] = 0,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log to stderr what is done.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -111,19 +111,9 @@ def root(
 
     Run "edgeprof bench" for a first table of this machine.
     """
-    if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
-        return
+    from edgeprof.cli.output import start_logging
+
     start_logging(verbose)
-
-
-def start_logging(verbose: int) -> None:
-    """Sends log records of warnings and up (with -v: information, -vv: everything) to stderr."""
-    import logging
-
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(stream=sys.stderr, format=f"{PROGRAM}: %(levelname)s: %(message)s", force=True)
-    logging.getLogger("edgeprof").setLevel(level)
 
 
 def run(args: Sequence[str]) -> int:
@@ -133,11 +123,8 @@ def run(args: Sequence[str]) -> int:
     """
     command = typer.main.get_command(app)
     try:
-        with command.make_context(PROGRAM, list(args)) as ctx:
-            command.invoke(ctx)
+        code = _invoke(command, list(args) or ["--help"])
         sys.stdout.flush()
-    except typer.Exit as e:
-        return e.exit_code
     except EdgeprofError as e:
         return _fail(str(e), e.exit_code)
     except TyperException as e:
@@ -150,6 +137,15 @@ def run(args: Sequence[str]) -> int:
         # the interpreter flushes stdout once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    return code
+
+
+def _invoke(command: Any, args: list[str]) -> int:
+    try:
+        with command.make_context(PROGRAM, args) as ctx:
+            command.invoke(ctx)
+    except typer.Exit as e:
+        return e.exit_code
     return ExitCode.OK
 
 

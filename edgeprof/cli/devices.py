@@ -12,7 +12,7 @@ def devices(results: ResultsOption = None, as_json: JsonOption = False) -> None:
     from edgeprof.devices.local import LOCAL
     from edgeprof.store import Store, results_root
 
-    environment = LOCAL.environment("")
+    environment = LOCAL.environment()
     root = results_root(results)
     document = {
         "local": LOCAL.profile(),

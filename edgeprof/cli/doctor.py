@@ -54,7 +54,7 @@ def check_results(folder: Path) -> "Check":
     """Whether results can be written: the folder, or the nearest one above it that exists."""
     from edgeprof.devices.checks import Check
 
-    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    nearest = next(p for p in (folder, *folder.absolute().parents) if os.access(p, os.F_OK))
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return Check(name="results folder", status="ok", found=str(folder))
     fix = "give a folder that you own: --results DIR, or EDGEPROF_RESULTS"

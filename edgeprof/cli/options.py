@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeprof.bench.selection import DimValue, Selection
+from edgeprof.cli.output import start_logging
 from edgeprof.core.ranges import parse_sizes, split_list
 from edgeprof.core.units import parse_bytes
 
@@ -134,6 +135,7 @@ ResultsOption = Annotated[
         "--results", metavar="DIR", envvar="EDGEPROF_RESULTS", help="Folder of the results.", show_default=False
     ),
 ]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log to stderr what is done.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -213,18 +215,24 @@ Command = Callable[..., None]
 
 
 def with_options(*names: str) -> Callable[[Command], Command]:
-    """Gives a command, in place of its parameter ``selection``, those options of ``make_selection`` that are named."""
+    """Gives a command, in place of its parameter ``selection``, those options of ``make_selection`` that are named.
+
+    It also gets ``--verbose``, so that this may stand behind the command's name too.
+    """
     picked = inspect.signature(make_selection).parameters
+    verbose = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VerboseOption)
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def wrapper(**kwargs: Any) -> None:
+        def wrapper(*, verbose: bool = False, **kwargs: Any) -> None:
+            if verbose:
+                start_logging(verbose)
             selection = make_selection(**{name: kwargs.pop(name) for name in names})
             command(selection=selection, **kwargs)
 
         own = inspect.signature(command)
         rest = [p for p in own.parameters.values() if p.name != "selection"]
-        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*(picked[name] for name in names), *rest)]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*(picked[name] for name in names), *rest, verbose)]
         wrapper.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
         return wrapper

@@ -1,6 +1,7 @@
 """What every command prints with: tables for people, one JSON document for programs."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,11 @@ def stdout_console() -> "Console":
     """The console for results; plain text where stdout is no terminal or NO_COLOR is set."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    class ResultConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would exit with 1, which here means a regression
+
+    return ResultConsole(highlight=False)
 
 
 def stderr_console() -> "Console":
@@ -37,6 +42,12 @@ def stderr_console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def start_logging(verbose: bool) -> None:
+    """Sends log records to stderr: warnings and worse, or all of this program's."""
+    logging.basicConfig(stream=sys.stderr, format="edgeprof: %(levelname)s: %(message)s", force=True)
+    logging.getLogger("edgeprof").setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def make_table(title: str, columns: str, right: str = "") -> "Table":

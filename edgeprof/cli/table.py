@@ -29,16 +29,24 @@ def report_tables(report: Report) -> "list[Table]":
     """One table for each phase, shape, thread count and cache state, in the order of the measurements."""
     from edgeprof.cli.output import make_table
 
-    groups: dict[str, list[Measurement]] = {}
-    for m in report.measurements:
-        groups.setdefault(group_title(m.case), []).append(m)
     tables = []
-    for title, rows in groups.items():
+    for title, rows in grouped(report).items():
         table = make_table(title, COLUMNS, right=NUMBERS)
-        for m in sorted(rows, key=lambda m: (m.case.runtime, m.case.dtype, m.case.kv_dtype)):
+        for m in rows:
             table.add_row(*row_cells(m, report))
         tables.append(table)
     return tables
+
+
+def grouped(report: Report) -> dict[str, list[Measurement]]:
+    """The rows of each table by its title: tables in the order of the measurements, rows by runtime and format."""
+    groups: dict[str, list[Measurement]] = {}
+    for m in report.measurements:
+        groups.setdefault(group_title(m.case), []).append(m)
+    return {
+        title: sorted(rows, key=lambda m: (m.case.runtime, m.case.dtype, m.case.kv_dtype))
+        for title, rows in groups.items()
+    }
 
 
 def group_title(case: BenchCase) -> str:

@@ -46,4 +46,4 @@ def format_bytes(value: float) -> str:
         if abs(value) < 1000:
             return f"{value:.3g} {unit}"
         value /= 1024
-    return f"{value:.3g} TiB"
+    return f"{value:.3g} TiB" if abs(value) < 1000 else f"{value:,.0f} TiB"

@@ -71,8 +71,8 @@ class Device(Protocol):
     def profile(self) -> DeviceProfile:
         """What the device is."""
 
-    def environment(self, runtime_version: str) -> Environment:
-        """The state it is in now, for measurements of a runtime of that version."""
+    def environment(self) -> Environment:
+        """The state it is in now."""
 
     def allowed_cpus(self) -> tuple[int, ...]:
         """CPUs that a measurement may run on."""

@@ -50,7 +50,7 @@ class LocalDevice:
             source="read from /proc and /sys",
         )
 
-    def environment(self, runtime_version: str) -> Environment:
+    def environment(self) -> Environment:
         """The state the machine is in now."""
         facts = self.facts
         commit, dirty = source_state()
@@ -58,7 +58,6 @@ class LocalDevice:
             "edgeprof": VERSION,
             "commit": commit,
             "dirty": dirty,
-            "runtime_version": runtime_version,
             "python": platform.python_version(),
             "python_minor": ".".join(platform.python_version_tuple()[:2]),
             "os": _os_name(),

@@ -21,6 +21,10 @@ Event = dict[str, Any]
 
 STDERR_TAIL = 2000
 
+WORKER_COMMAND = (sys.executable, "-m", "edgeprof.bench.worker")
+
+_running: "set[subprocess.Popen[bytes]]" = set()
+
 
 class WorkerLostError(Exception):
     """The worker died or fell silent; says how."""
@@ -42,41 +46,45 @@ def run_worker(job: dict[str, Any], *, n_threads: int, silence_s: float) -> Iter
     Raises:
         WorkerLostError: no event came for ``silence_s`` seconds, or the process ended without its end record.
     """
-    with tempfile.TemporaryFile() as stderr:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as stderr:
+        given.write(json.dumps(job).encode())  # a file, unlike a pipe, takes a long job before the worker reads it
+        given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-m", "edgeprof.bench.worker"],
-            stdin=subprocess.PIPE,
+            WORKER_COMMAND,
+            stdin=given,
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=worker_environment(n_threads),
             start_new_session=True,
         )
+        _running.add(process)
         try:
-            yield from _events(process, job, silence_s)
+            yield from _events(process, silence_s)
         except WorkerLostError as lost:
             raise WorkerLostError(f"{lost}{_tail(stderr)}", timed_out=lost.timed_out) from None
         finally:
             _stop(process)
+            _running.discard(process)
             logger.debug("worker stderr: %s", _tail(stderr))
 
 
-def _events(process: "subprocess.Popen[bytes]", job: dict[str, Any], silence_s: float) -> Iterator[Event]:
-    assert process.stdin is not None
-    assert process.stdout is not None
+def stop_workers() -> None:
+    """Ends every worker of this process, so that the threads that wait for one of them go on at once."""
+    for process in list(_running):
+        _kill(process)
+
+
+def _events(process: "subprocess.Popen[bytes]", silence_s: float) -> Iterator[Event]:
     lines: queue.Queue[bytes | None] = queue.Queue()
-    stdout = process.stdout
 
     def read() -> None:
-        for line in stdout:
-            lines.put(line)
+        assert process.stdout is not None
+        with process.stdout as stdout:
+            for line in stdout:
+                lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    try:
-        process.stdin.write(json.dumps(job).encode())
-        process.stdin.close()
-    except BrokenPipeError:
-        raise WorkerLostError(f"the worker died at start with {_status(process)}") from None
     while True:
         try:
             line = lines.get(timeout=silence_s)
@@ -84,10 +92,18 @@ def _events(process: "subprocess.Popen[bytes]", job: dict[str, Any], silence_s: 
             raise WorkerLostError(f"no progress for {silence_s:.0f} s", timed_out=True) from None
         if line is None:
             raise WorkerLostError(f"the worker ended early with {_status(process)}")
-        event: Event = json.loads(line)
+        event = _parse(line)
         yield event
         if event["event"] == "end":
             return
+
+
+def _parse(line: bytes) -> Event:
+    try:
+        event: Event = json.loads(line)
+    except ValueError:
+        raise WorkerLostError(f"the worker wrote what is no event: {line[:80]!r}") from None
+    return event
 
 
 def _status(process: "subprocess.Popen[bytes]") -> str:
@@ -97,9 +113,13 @@ def _status(process: "subprocess.Popen[bytes]") -> str:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Ends the worker and whatever it started."""
+    _kill(process)
+    process.wait()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _tail(stderr: Any) -> str:

@@ -10,6 +10,7 @@ Shape suffixes: B batch, T tokens of this call, D d_model, H query heads, K KV h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class Form(nn.Module):
             owner.register_parameter(attribute, nn.Parameter(value, requires_grad=False))
 
     @classmethod
-    def inputs(cls, spec: OperatorSpec, shape: CallShape, pos: int) -> dict[str, Array]:
+    def inputs(cls, spec: Any, shape: CallShape, pos: int) -> dict[str, Array]:
         """The inputs besides ``x`` of a call whose first token has position ``pos``, by name."""
         return {}
 

@@ -1,7 +1,8 @@
 """A builder of ONNX graphs that operators' forms add themselves to, one after another.
 
-Weights go to one raw file beside the model (ONNX's external data), so that sizes above protobuf's 2 GB work. What a runner
-must know besides the graph's inputs (which ones are state, what the RoPE tables hold) is JSON in the model's metadata.
+Weights go to one raw file beside the model (ONNX's external data), so that sizes above protobuf's 2 GB work. What a
+runner must know besides the graph's inputs is JSON in the model's metadata: ``states`` maps each state input to the output
+that succeeds it, ``rope`` each table input to what it holds, ``tokens_per_run`` bounds the tokens of a run.
 """
 
 import json
@@ -33,7 +34,8 @@ _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level that multiplies in int8
 
 Dim = int | str
 Emit = Callable[["Graph", Any, Weights, str, str], str]
-"""A form: adds an operator's nodes to a graph, given its spec, weights, input tensor and name prefix; returns its output."""
+"""A form: given a graph, an operator's spec and weights, its input tensor and a prefix for names, it adds the operator's
+nodes to the graph and returns the name of its output."""
 
 
 @dataclass(slots=True)
@@ -55,14 +57,14 @@ class GraphFiles:
 class Graph:
     """Nodes, initialisers, inputs and states of a graph under construction; tensors are named by strings.
 
-    ``dtype`` is the format of linear weights and tables, ``kv_dtype`` that of KV caches; activations are fp32. ``effective``
-    collects the weights that the graph really computes with, (out, in) and fp32. ``tokens_per_run`` is how many tokens a run
-    takes at most; runners split longer calls, which is faster than one long run (docs/forms-onnxruntime.md).
+    ``dtype`` is the format of linear weights and tables, ``kv_dtype`` that of KV caches; activations are fp32.
+    ``tokens_per_run`` is how many tokens a run takes at most; runners split longer calls, which is faster than one long
+    run (docs/forms-onnxruntime.md). ``effective`` collects the weights that the graph really computes with, (out, in).
     """
 
     dtype: str = "fp32"
     kv_dtype: str = "fp32"
-    tokens_per_run: int = 256
+    tokens_per_run: int = 128
     effective: Weights = field(default_factory=dict)
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _initializers: dict[str, _Initializer] = field(default_factory=dict)
@@ -131,7 +133,7 @@ class Graph:
         return name
 
     def quantized(self, name: str, array_NK: Array) -> tuple[str, str]:
-        """A matrix (out, in) or a table of rows in 4 bits: names of packed values (N, blocks, 16) and scales (N, blocks)."""
+        """A matrix (out, in) in 4 bits: names of its packed values (N, blocks, 16) and scales (N, blocks)."""
         packed, scales = quantize_rows(array_NK)
         self.effective[name] = dequantize_rows(packed, scales, array_NK.shape[1])
         self._initializers[f"{name}.packed"] = _Initializer(packed, "packed")
@@ -155,19 +157,6 @@ class Graph:
         inputs = [x, *self.quantized(name, weight)]
         bits = {"bits": 4, "block_size": QUANT_GROUP, "accuracy_level": _INT8_ACTIVATIONS}
         return self.node("MatMulNBits", inputs, [y], domain=MICROSOFT, N=n, K=k, **bits)
-
-    def linears(self, x: str, prefix: str, weights: Weights) -> list[str]:
-        """``x`` through several weights (out, in): one product with all of their rows, then split.
-
-        One call in place of several, and in int4 the activations are rounded to int8 once.
-        """
-        packed, sizes = f"{prefix}{'+'.join(weights)}", [len(w) for w in weights.values()]
-        y = self.linear(x, packed, np.concatenate(list(weights.values())))
-        rows = np.split(self.effective.pop(packed), np.cumsum(sizes)[:-1])
-        self.effective |= {f"{prefix}{name}": part for name, part in zip(weights, rows, strict=True)}
-        outputs = [f"{prefix}{name}.y" for name in weights]
-        self.node("Split", [y, self.constant(f"{packed}.sizes", np.array(sizes))], outputs, axis=-1)
-        return outputs
 
     def rms_norm(self, x: str, name: str, scale: Array) -> str:
         """RMSNorm over the last axis, as the fused operator."""
@@ -237,7 +226,7 @@ def _quantizer() -> Any:
 
 
 def _element_type(dtype: type) -> int:
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def _external(name: str, array: Array, offset: int) -> TensorProto:

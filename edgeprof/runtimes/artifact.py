@@ -1,6 +1,7 @@
 """The cache of built artifacts, named by a hash of all that determines them, and the varied copies that loads are made from."""
 
 import ast
+import fcntl
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_SEED = 20_240
 """Seed of the weights that artifacts are built with; every load varies their bytes."""
+
+PACKAGE = Path(__file__).parent.parent
 
 META_FILE = "artifact.json"
 EFFECTIVE_FILE = "effective.safetensors"
@@ -57,14 +60,33 @@ def artifact_spec(case: BenchCase) -> ArtifactSpec:
 
 @cache
 def _source_hash(op: str, runtime: str) -> str:
-    """Hash of the code that builds and runs the operator in the runtime, comments and layout left out."""
-    package = Path(__file__).parent.parent
-    paths = [
-        *sorted((package / "operators").glob("*.py")),
-        *sorted((package / "operators" / op).glob("*.py")),
-        *sorted((package / "runtimes").glob(f"{runtime}*.py")),
+    """Hash of the code that builds and runs the operator in the runtime, comments and layout left out.
+
+    It covers their own files, what all operators share, and every operator or runtime that these import.
+    """
+    todo = [
+        *(PACKAGE / "operators").glob("*.py"),
+        *(PACKAGE / "operators" / op).glob("*.py"),
+        *(PACKAGE / "runtimes").glob(f"{runtime}*.py"),
     ]
-    return short_hash({str(p.relative_to(package)): ast.unparse(ast.parse(p.read_text())) for p in paths})
+    code: dict[str, str] = {}
+    while todo:
+        path = todo.pop()
+        name = str(path.relative_to(PACKAGE))
+        if name not in code:
+            tree = ast.parse(path.read_text())
+            code[name] = ast.unparse(tree)
+            todo += _imported(tree)
+    return short_hash(code)
+
+
+def _imported(tree: ast.Module) -> Iterator[Path]:
+    """Files of operators and runtimes that a module imports, at its top or inside its functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package, *parts = node.module.split(".")
+            if package == PACKAGE.name and len(parts) > 1 and parts[0] in ("operators", "runtimes"):
+                yield PACKAGE.joinpath(*parts).with_suffix(".py")
 
 
 def artifact_folder(key: str) -> Path:
@@ -77,7 +99,7 @@ def cached_artifact(key: str) -> Artifact | None:
     path = artifact_folder(key) / META_FILE
     try:
         return parse_artifact(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError) as error:
         logger.warning("%s cannot be read (%s); the artifact is built again", path, error)
@@ -97,19 +119,17 @@ def parse_artifact(text: str) -> Artifact:
 
 
 def build_artifact(spec: ArtifactSpec) -> Artifact:
-    """Builds the artifact and puts it into the cache in one step, so that a killed build leaves nothing half-made."""
+    """Builds the artifact and puts it into the cache in one step, so that a killed build leaves nothing half-made.
+
+    Where another process was faster, its artifact stays and is returned.
+
+    Raises:
+        UsageError: the cache folder cannot be written.
+    """
     runtime: Runtime = RUNTIMES.get(spec.runtime)
     operator = make_spec(spec.op, spec.dims)
     weights = random_weights(operator, WEIGHTS_SEED)
-    final = artifact_folder(spec.key)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".building-", dir=final.parent))
-    except OSError as error:
-        raise UsageError(
-            f"cache folder {final.parent}: {error.strerror}; set EDGEPROF_CACHE to a writable one"
-        ) from error
-    try:
+    with _folder_of_own(make_cache_folder(), ".building-") as folder:
         begin = time.perf_counter_ns()
         built = runtime.build(operator, spec, weights, folder)
         artifact = Artifact(
@@ -124,11 +144,52 @@ def build_artifact(spec: ArtifactSpec) -> Artifact:
             build_ns=time.perf_counter_ns() - begin,
         )
         (folder / META_FILE).write_text(canonical_json(artifact))
-        shutil.rmtree(final, ignore_errors=True)
+        faster = cached_artifact(spec.key)
+        if faster is not None:
+            return faster
+        final = artifact_folder(spec.key)
+        shutil.rmtree(final, ignore_errors=True)  # what cannot be read
         folder.rename(final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return artifact
+
+
+def make_cache_folder() -> Path:
+    """Makes the folder of the artifacts and returns it.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    folder = cache_root() / "artifacts"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UsageError(f"cache folder {folder}: {error.strerror}; set EDGEPROF_CACHE to a writable one") from error
+
+
+LEFT_AFTER_S = 60
+"""Age from which a folder that nobody holds counts as left behind; a new one is not held yet."""
+
+
+@contextmanager
+def _folder_of_own(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in ``parent`` that is gone when the context ends, unless it was renamed.
+
+    A process that is killed leaves its folder behind, in memory even, so the next one clears away those that nobody holds.
+    The lock lies on the folder itself: the kernel drops it when its holder ends.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        if time.time() - left.stat().st_mtime > LEFT_AFTER_S and _is_unlocked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save_effective(effective: Weights | None, folder: Path) -> str | None:
@@ -150,6 +211,22 @@ def effective_weights(artifact: Artifact) -> Weights:
     return weights
 
 
+def _is_unlocked(folder: Path) -> bool:
+    """Whether no process holds the folder; False where it is not ours to open."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def fresh_copy(artifact: Artifact, seed: int) -> Iterator[Path]:
     """A folder with the artifact's files whose weight bytes were varied by ``seed``; gone when the context ends.
@@ -158,8 +235,7 @@ def fresh_copy(artifact: Artifact, seed: int) -> Iterator[Path]:
     """
     source = artifact_folder(artifact.key)
     size = sum((source / name).stat().st_size for name in artifact.files.values())
-    with tempfile.TemporaryDirectory(prefix="edgeprof-", dir=_scratch(size)) as name:
-        folder = Path(name)
+    with _folder_of_own(_scratch(size), "edgeprof-") as folder:
         for file in artifact.files.values():
             shutil.copyfile(source / file, folder / file)
         for index, part in enumerate(artifact.fresh):
@@ -167,12 +243,12 @@ def fresh_copy(artifact: Artifact, seed: int) -> Iterator[Path]:
         yield folder
 
 
-def _scratch(size: int) -> str | None:
+def _scratch(size: int) -> Path:
     """Memory-backed storage where it has room for twice ``size``, so that copies cause no disk traffic while timing."""
-    shm = Path("/dev/shm")  # noqa: S108 - a TemporaryDirectory of our own is made inside
+    shm = Path("/dev/shm")  # noqa: S108 - a folder of our own is made inside
     if shm.is_dir() and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2 * size:
-        return str(shm)
-    return None
+        return shm
+    return Path(tempfile.gettempdir())
 
 
 def _vary(path: Path, part: FreshRange, seed: list[int]) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgeprof.core.registry import Registry
 from edgeprof.core.types import Artifact, ArtifactSpec, BenchCase, FreshRange
-from edgeprof.operators.arrays import Array, Weights
 from edgeprof.operators.base import OperatorSpec
+
+if TYPE_CHECKING:
+    from edgeprof.operators.arrays import Array, Weights
 
 Call = Callable[[], None]
 """One call with everything bound: what is timed."""
@@ -26,7 +28,7 @@ class Built:
 
     files: dict[str, str]
     weight_bytes: int
-    effective: Weights | None = None
+    effective: "Weights | None" = None
     arena_bytes: int | None = None
     delegated_share: float | None = None
     fresh: list[FreshRange] = field(default_factory=list)
@@ -41,10 +43,10 @@ class Cell(Protocol):
     def fill(self, seed: int) -> None:
         """Fills the state with finite values in memory of its own, as after a real context; what timing runs on."""
 
-    def bind(self, x: Array, pos: int) -> Call:
+    def bind(self, x: "Array", pos: int) -> Call:
         """A call with input ``x`` whose first token has position ``pos``; calling it again repeats the same step."""
 
-    def output(self) -> Array:
+    def output(self) -> "Array":
         """The output of the last call as fp32, (batch, q_len, width or vocab)."""
 
 
@@ -61,7 +63,7 @@ class Runtime(Protocol):
     def capacity(self, case: BenchCase) -> int:
         """Tokens of context that the artifact for this case is built for; equal for all cases that share it."""
 
-    def build(self, operator: OperatorSpec, spec: ArtifactSpec, weights: Weights, folder: Path) -> Built:
+    def build(self, operator: OperatorSpec, spec: ArtifactSpec, weights: "Weights", folder: Path) -> Built:
         """Builds the operator's fastest form for this runtime into ``folder``; ``weights`` are fp32 in torch's layouts."""
 
     def start(self, n_threads: int) -> int:

@@ -84,6 +84,7 @@ class ExecutorchCell:
         self.method = self.program.load_method("forward")
         self.state: list[Tensor] = [self.method.get_attribute(s["name"]) for s in signature["state"]]
         self.bound: tuple[Tensor, ...] | None = None
+        self.reset()  # the file gives state no initial value, and pages never written would be read from one shared page
 
     def reset(self) -> None:
         """Zeroes the state, in place."""

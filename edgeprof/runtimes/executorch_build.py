@@ -18,7 +18,7 @@ from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
 from edgeprof.operators.executorch_form import CallShape, Chain, chain_inputs
 from edgeprof.runtimes.base import Built
-from edgeprof.runtimes.executorch_libraries import import_lowering
+from edgeprof.runtimes.executorch_libraries import import_lowering, known_warnings_silenced
 
 MODEL_FILE = "model.pte"
 SIGNATURE_FILE = "signature.json"
@@ -55,7 +55,7 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
     module.load({name: torch.from_numpy(w) for name, w in weights.items()})
     example = torch.from_numpy(random_input(operator, batch=shape.batch, q_len=shape.q_len, seed=0))
     inputs = chain_inputs([operator], shape, shape.capacity - shape.q_len if shape.has_past else 0)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), known_warnings_silenced():
         effective = quantize(module) if spec.dtype == "8da4w" else None
         stored = [stored_bytes(w) for w in module.parameters()]
         chain = Chain([module], list(inputs))

@@ -18,6 +18,7 @@ _SMALLEST_MODEL = (
     b'\x08\n:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x15"
 )
+ROPE_MULTIPLE = 16
 PROVIDERS = ["CPUExecutionProvider"]
 _TASKS = Path("/proc/self/task")
 _NUMPY_DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(int64)": "int64"}
@@ -39,8 +40,10 @@ class OnnxRuntime:
             return f"{self.name} computes on the CPU with fp32 or int4 weights and an fp32 or int8 KV cache"
         if case.kv_dtype == "int8" and case.op not in ("gqa", "swa"):
             return f"{case.op} has no KV cache; only GroupQueryAttention's is stored in int8"
+        if int(case.dims.get("head_dim", ROPE_MULTIPLE)) % ROPE_MULTIPLE:
+            return f"GroupQueryAttention rotates heads of a multiple of {ROPE_MULTIPLE} values only"
         if case.dtype == "int4" and case.op == "embedding" and int(case.dims["d_model"]) % 2:
-            return "GatherBlockQuantized packs two 4-bit values a byte; d_model must be even"
+            return "GatherBlockQuantized packs two 4-bit values a byte and wants an even d_model"
         return None
 
     def capacity(self, case: BenchCase) -> int:
@@ -60,8 +63,8 @@ class OnnxRuntime:
     def start(self, n_threads: int) -> int:
         """Sets the threads of the sessions to come and returns how many a session really has.
 
-        ONNX Runtime does not tell: a session of the smallest model is opened and the threads that the process gained are
-        counted, the caller's own included. Where the platform has no /proc, the number that was asked for is returned.
+        ONNX Runtime does not tell: a session of the smallest model is opened and the threads that the process gains are
+        counted, the caller's own included. Where the platform has no /proc, it is the number that was asked for.
         """
         import onnxruntime
 
@@ -84,7 +87,7 @@ class OnnxRuntime:
 
 
 class OnnxCell:
-    """A session with its state, bound in place: what a graph calls ``k`` before a call and ``k.next`` after is one tensor.
+    """A session with its state, bound in place: ``k`` before a call and ``k.next`` after it are the same memory.
 
     The graph's metadata say which inputs are state, what the RoPE tables hold, and how many tokens a run should take at
     most: longer calls are split into runs that follow each other, as in any deployment's chunked prefill.

@@ -5,7 +5,8 @@ Letters beyond those of executorch_form: C = B K, one cache for each KV head of 
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeprof.operators.arrays import Array
 from edgeprof.operators.executorch_form import CallShape, Form, norm, rope_inputs, rope_names, rotate
@@ -25,6 +26,16 @@ class AttentionForm(Form):
     KV heads stand in the batch axis: each head's rows then lie together, which the attention kernel reads faster than rows
     of all heads (docs/forms-executorch.md).
     """
+
+    w_q: nn.Linear
+    w_k: nn.Linear
+    w_v: nn.Linear
+    w_o: nn.Linear
+    q_norm: Tensor
+    k_norm: Tensor
+    k: Tensor
+    v: Tensor
+    band: Tensor
 
     def __init__(self, spec: GqaSpec | SwaSpec, shape: CallShape, rows: int) -> None:
         super().__init__(spec, shape)
@@ -92,7 +103,7 @@ class GqaForm(AttentionForm):
         row = index(inputs["gqa_row"], self.rows - self.shape.q_len) if self.shape.has_past else 0
         if self.shape.is_decode:
             self._write(k, v, row)
-            return self.output(attend_rows(q, self.k, self.v, inputs[f"gqa_start_{self.group}"].item()))
+            return self.output(attend_rows(q, self.k, self.v, inputs[f"gqa_start_{self.group}"]))
         if self.shape.has_past:
             past = self.rows - self.shape.q_len
             keys, values = torch.cat([self.k[:, :past], k], 1), torch.cat([self.v[:, :past], v], 1)
@@ -110,8 +121,8 @@ class GqaForm(AttentionForm):
 def index(value: Tensor, most: int) -> int:
     """An input's value as an index that export knows to lie in [0, most]."""
     row = value.item()
-    torch._check(row >= 0)
-    torch._check(row <= most)
+    torch._check(row >= 0)  # type: ignore[no-untyped-call]
+    torch._check(row <= most)  # type: ignore[no-untyped-call]
     return row  # type: ignore[return-value]  # a SymInt while exporting
 
 
@@ -120,15 +131,17 @@ def sdpa_start(rows: int, q_len: int, group: int) -> int:
     return rows - (group if q_len == 1 else q_len)
 
 
-def attend_rows(q_CTGE: Tensor, k_CR1E: Tensor, v_CR1E: Tensor, start: int) -> Tensor:
-    """Attention of T tokens over the rows that ``start`` selects, whose last T are their own.
+def attend_rows(q_CTGE: Tensor, k_CR1E: Tensor, v_CR1E: Tensor, start: Tensor) -> Tensor:
+    """Attention of T tokens over the rows that the scalar ``start`` selects, whose last T are their own.
 
     A single token's G query heads go in as G query rows of one unmasked head: keys are read once instead of G times.
     """
     if q_CTGE.shape[1] == 1:
-        y_CG1E: Tensor = torch.ops.llama.custom_sdpa(q_CTGE.transpose(1, 2), k_CR1E, v_CR1E, start, None, 0.0, False)
+        y_CG1E: Tensor = torch.ops.llama.custom_sdpa(
+            q_CTGE.transpose(1, 2), k_CR1E, v_CR1E, start.item(), None, 0.0, False
+        )
         return y_CG1E.transpose(1, 2)
-    y: Tensor = torch.ops.llama.custom_sdpa(q_CTGE, k_CR1E, v_CR1E, start, None, 0.0, True)
+    y: Tensor = torch.ops.llama.custom_sdpa(q_CTGE, k_CR1E, v_CR1E, start.item(), None, 0.0, True)
     return y
 
 
@@ -179,4 +192,4 @@ def block_mask(band_QR: Tensor, queries: int, rows: int) -> Tensor:
     block, width = band_QR.shape
     width -= block - queries  # the columns of queries that a short last block lacks
     part = band_QR[:queries, max(0, width - rows) : width]
-    return torch.nn.functional.pad(part, (max(0, rows - width), 0))
+    return F.pad(part, (max(0, rows - width), 0))

@@ -26,7 +26,7 @@ def attention(
 
     The cache is (batch, n_kv_heads, rows, head_dim), written in place; in int8 with a fixed scale for each channel.
     """
-    q, k, v = graph.linears(x, prefix, {name: weights[name] for name in ("w_q", "w_k", "w_v")})
+    q, k, v = (graph.linear(x, f"{prefix}{name}", weights[name]) for name in ("w_q", "w_k", "w_v"))
     if spec.qk_norm:
         q = norm_heads(graph, spec, q, f"{prefix}q_norm", weights["q_norm"])
         k = norm_heads(graph, spec, k, f"{prefix}k_norm", weights["k_norm"])

@@ -1,12 +1,15 @@
 """The language-model head for ExecuTorch."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprof.operators.executorch_form import Form, norm
 
 
 class HeadForm(Form):
     """Final norm and projection."""
+
+    norm: Tensor
+    w_vocab: nn.Linear
 
     def forward(self, x_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Hidden states (B, T, D) to logits (B, T, V)."""

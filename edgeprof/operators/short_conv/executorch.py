@@ -1,7 +1,7 @@
 """The gated short convolution for ExecuTorch."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprof.operators.executorch_form import CallShape, Form
@@ -13,6 +13,13 @@ class ShortConvForm(Form):
 
     One in_proj that is split afterwards takes the delegate apart; so does a state in (D, T) layout.
     """
+
+    w_b: nn.Linear
+    w_c: nn.Linear
+    w_h: nn.Linear
+    w_out: nn.Linear
+    kernel: Tensor
+    gated: Tensor
 
     def __init__(self, spec: ShortConvSpec, shape: CallShape) -> None:
         super().__init__(spec, shape)

@@ -9,7 +9,7 @@ from edgeprof.operators.short_conv.spec import ShortConvSpec
 
 def emit(graph: Graph, spec: ShortConvSpec, weights: Weights, x: str, prefix: str = "") -> str:
     """``x`` (batch, tokens, D) through one packed projection, the fused stateful convolution, and the output projection."""
-    b, c, h = graph.linears(x, prefix, {name: weights[name] for name in ("w_b", "w_c", "w_h")})
+    b, c, h = (graph.linear(x, f"{prefix}{name}", weights[name]) for name in ("w_b", "w_c", "w_h"))
     gated = graph.node("Mul", [b, h], [f"{prefix}gated"])
     mixed = graph.node("Mul", [c, _convolve(graph, spec, weights, gated, prefix)], [f"{prefix}mixed"])
     return graph.linear(mixed, f"{prefix}w_out", weights["w_out"])

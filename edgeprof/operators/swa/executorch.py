@@ -61,7 +61,7 @@ class SwaForm(AttentionForm):
         row = index(inputs[f"swa{self.window}_row"], self.rows - 1)
         torch.ops.llama.update_cache(k, self.k, row)
         torch.ops.llama.update_cache(v, self.v, row)
-        return attend_rows(q, self.k, self.v, inputs[f"swa{self.window}_start_{self.group}"].item())
+        return attend_rows(q, self.k, self.v, inputs[f"swa{self.window}_start_{self.group}"])
 
     def _steps(self, q_CTGE: Tensor, k: Tensor, v: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """A few tokens: writes their rows, then attends to the whole ring under a mask, group by group as in one step."""

@@ -5,13 +5,9 @@ from edgeprof.operators.gqa.onnx import attention
 from edgeprof.operators.onnx_graph import Graph
 from edgeprof.operators.swa.spec import SwaSpec
 
-TOKENS_PER_RUN = 128
-"""A run scores its tokens against the cache and each other; short runs keep that close to the window."""
-
 
 def emit(graph: Graph, spec: SwaSpec, weights: Weights, x: str, prefix: str = "") -> str:
     """``x`` (batch, tokens, D) attending to a cache of its own size, from which the operator drops what left the window."""
-    graph.tokens_per_run = min(graph.tokens_per_run, TOKENS_PER_RUN)
     window = {"local_window_size": spec.window, "sliding_window_cache": 1}
     return attention(graph, spec, weights, x, prefix, rows=cache_rows(spec.window), **window)
 
@@ -20,8 +16,9 @@ def cache_rows(window: int) -> int:
     """Rows of the cache: the window and about a sixteenth more, which saves moving the cache at every token.
 
     A cache of C rows is moved down by G = C - window + 1 rows whenever it is full: when G divides T - window, with T tokens
-    so far. In between rows only fill up, so that a step at a fixed T repeats the typical work, and leaves out 1/G of a move
-    (0.3 % of a step at window 512). G is a prime, so that it does not divide the round lengths which are measured.
+    so far. In between rows only fill up, so that a step repeated at a fixed T is a typical one, and leaves out 1/G of a
+    move (1 % of a step, docs/forms-onnxruntime.md). G is a prime, so that it does not divide the round lengths which are
+    measured.
 
     Source: L(T) in the description of GroupQueryAttention, "Windowed KV Cache", ONNX Runtime 1.32's contrib operators.
     """

@@ -1,6 +1,6 @@
 """The SwiGLU feed-forward for ExecuTorch."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprof.operators.executorch_form import Form
@@ -8,6 +8,10 @@ from edgeprof.operators.executorch_form import Form
 
 class SwigluForm(Form):
     """Gate, up and down projections: one delegate."""
+
+    w_gate: nn.Linear
+    w_up: nn.Linear
+    w_down: nn.Linear
 
     def forward(self, x_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Runs T tokens; stateless."""

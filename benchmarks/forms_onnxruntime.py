@@ -1,0 +1,440 @@
+"""Ratios between the forms that an operator can take in ONNX Runtime, in one run: what docs/forms-onnxruntime.md records.
+
+    python benchmarks/forms_onnxruntime.py [operator ...]
+
+Every form of an operator is loaded, at LFM2-350M's dimensions and one thread; then all forms are called in turn, round
+after round. The table has ratios to the form that the runtime uses, of medians over loads of 20th percentiles over calls; a form
+whose output differs from it is not timed. Two more tables: calls of 4096 tokens by tokens in a run, and the windowed cache
+over decode steps that really follow each other, so that moving it is counted.
+"""
+
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+from edgeprof.operators.arrays import random_input, random_weights
+from edgeprof.operators.attribute import form
+from edgeprof.operators.gqa.onnx import attention, norm_heads
+from edgeprof.operators.onnx_graph import BATCH, MICROSOFT, ROWS, Emit, Graph, operator_graph
+from edgeprof.operators.registry import make_spec
+from edgeprof.operators.swa.onnx import cache_rows
+from edgeprof.runtimes.onnxruntime import PROVIDERS, OnnxCell, session_options
+
+D_MODEL, HEAD_DIM, WINDOW = 1024, 64, 512
+HEADS = {"d_model": D_MODEL, "n_heads": 16, "n_kv_heads": 8, "head_dim": HEAD_DIM}
+SAME = {"fp32": 1e-4, "int4": 3e-2}
+"""Largest relative difference between two forms' outputs that still counts as the same."""
+LOADS = 3
+"""Separate loads of every form: where memory lands shifts a load by up to 28 %."""
+
+
+def linear_matmul(graph: Graph, x: str, name: str, weight: np.ndarray) -> str:
+    return graph.node("MatMul", [x, graph.matrix(name, np.ascontiguousarray(weight.T))], [f"{name}.y"])
+
+
+def linear_gemm(graph: Graph, x: str, name: str, weight: np.ndarray) -> str:
+    rows = graph.node("Reshape", [x, graph.constant(f"{name}.in", np.array([-1, weight.shape[1]]))], [f"{name}.rows"])
+    y = graph.node("Gemm", [rows, graph.matrix(name, weight)], [f"{name}.gemm"], transB=1)
+    return graph.node("Reshape", [y, graph.constant(f"{name}.out", np.array([1, -1, len(weight)]))], [f"{name}.y"])
+
+
+def linear_int4(level: int) -> Callable[..., str]:
+    def linear(graph: Graph, x: str, name: str, weight: np.ndarray) -> str:
+        n, k = weight.shape
+        sizes = {"N": n, "K": k, "bits": 4, "block_size": 32, "accuracy_level": level}
+        return graph.node("MatMulNBits", [x, *graph.quantized(name, weight)], [f"{name}.y"], domain=MICROSOFT, **sizes)
+
+    return linear
+
+
+def projections(graph, x, w, names, pack):
+    """Projections of ``x``, packed in one product and split, or apart."""
+    if not pack:
+        return [graph.linear(x, name, w[name]) for name in names]
+    y, outputs = graph.linear(x, "packed", np.concatenate([w[name] for name in names])), [f"{n}.part" for n in names]
+    graph.node("Split", [y, graph.constant("sizes", np.array([len(w[name]) for name in names]))], outputs, axis=-1)
+    return outputs
+
+
+# swiglu
+
+
+def swiglu(linear=Graph.linear, activate="quick", pack=False) -> Emit:
+    def emit(graph, spec, w, x, prefix):
+        if pack:
+            gate, up = projections(graph, x, w, ("w_gate", "w_up"), pack)
+        else:
+            gate, up = (linear(graph, x, name, w[name]) for name in ("w_gate", "w_up"))
+        return linear(graph, activations[activate](graph, gate, up), "w_down", w["w_down"])
+
+    return emit
+
+
+def _quick_gelu(graph, gate, up):
+    active = graph.node("QuickGelu", [gate], ["active"], domain=MICROSOFT, alpha=1.0)
+    return graph.node("Mul", [active, up], ["hidden"])
+
+
+def _sigmoid(graph, gate, up):
+    active = graph.node("Mul", [gate, graph.node("Sigmoid", [gate], ["sigmoid"])], ["active"])
+    return graph.node("Mul", [active, up], ["hidden"])
+
+
+def _swiglu(graph, gate, up):
+    return graph.node("SwiGLU", [gate, up], ["hidden"], domain=MICROSOFT)
+
+
+activations = {"quick": _quick_gelu, "sigmoid": _sigmoid, "swiglu": _swiglu}
+
+
+# short_conv
+
+
+def short_conv(mix, pack=False) -> Emit:
+    def emit(graph, spec, w, x, prefix):
+        b, c, h = projections(graph, x, w, ("w_b", "w_c", "w_h"), pack)
+        y = mix(graph, spec, w["kernel"], graph.node("Mul", [b, h], ["gated"]))
+        return graph.linear(graph.node("Mul", [c, y], ["mixed"]), "w_out", w["w_out"])
+
+    return emit
+
+
+def conv_fused(graph, spec, kernel, gated):
+    graph.vector("kernel", np.ascontiguousarray(kernel.T[:, None]))
+    past, present = graph.state("gated_past", np.float32, (BATCH, spec.kernel_size - 1, spec.d_model))
+    inputs, attributes = [gated, "kernel", "", past], {"ndim": 1, "channels_last": 1}
+    return graph.node("CausalConvWithState", inputs, ["conv", present], domain=MICROSOFT, **attributes)
+
+
+def conv_fused_by_channel(graph, spec, kernel, gated):
+    graph.vector("kernel", np.ascontiguousarray(kernel.T[:, None]))
+    past, present = graph.state("gated_past", np.float32, (BATCH, spec.d_model, spec.kernel_size - 1))
+    turned = graph.node("Transpose", [gated], ["turned"], perm=[0, 2, 1])
+    inputs, attributes = [turned, "kernel", "", past], {"ndim": 1}
+    y = graph.node("CausalConvWithState", inputs, ["conv", present], domain=MICROSOFT, **attributes)
+    return graph.node("Transpose", [y], ["back"], perm=[0, 2, 1])
+
+
+def _with_past(graph, spec, gated):
+    """Past and new gated inputs in a row; the last ones become the state."""
+    past, present = graph.state("gated_past", np.float32, (BATCH, spec.kernel_size - 1, spec.d_model))
+    rows = graph.node("Concat", [past, gated], ["rows"], axis=1)
+    bounds = [graph.constant(n, np.array([v])) for n, v in (("s", 1 - spec.kernel_size), ("e", 2**31), ("a", 1))]
+    graph.node("Slice", [rows, *bounds], [present])
+    return rows
+
+
+def conv_sum(graph, spec, kernel, gated):
+    """One token only: every tap's product, summed."""
+    products = graph.node("Mul", [_with_past(graph, spec, gated), graph.vector("kernel", kernel[None])], ["products"])
+    return graph.node("ReduceSum", [products, graph.constant("axis", np.array([1]))], ["conv"], keepdims=1)
+
+
+def conv_depthwise(graph, spec, kernel, gated):
+    turned = graph.node("Transpose", [_with_past(graph, spec, gated)], ["turned"], perm=[0, 2, 1])
+    weight = graph.vector("kernel", np.ascontiguousarray(kernel.T[:, None]))
+    y = graph.node("Conv", [turned, weight], ["conv"], group=spec.d_model)
+    return graph.node("Transpose", [y], ["back"], perm=[0, 2, 1])
+
+
+def conv_shifted(graph, spec, kernel, gated):
+    """A multiply-add a tap over shifted slices."""
+    rows = _with_past(graph, spec, gated)
+    total, axis = None, graph.constant("axis", np.array([1]))
+    for tap in range(spec.kernel_size):
+        behind = spec.kernel_size - 1 - tap
+        bounds = [
+            graph.constant(f"from{tap}", np.array([tap])),
+            graph.constant(f"to{tap}", np.array([-behind or 2**31])),
+        ]
+        part = graph.node("Slice", [rows, *bounds, axis], [f"shifted{tap}"])
+        part = graph.node("Mul", [part, graph.vector(f"kernel{tap}", kernel[tap])], [f"product{tap}"])
+        total = part if total is None else graph.node("Add", [total, part], [f"sum{tap}"])
+    return total
+
+
+# gqa and swa
+
+
+def gqa(pack=False, rope_apart=False, norm_inside=False) -> Emit:
+    """RoPE may be an operator of its own (one token only: positions are the last one's)."""
+
+    def emit(graph, spec, w, x, prefix):
+        q, k, v = projections(graph, x, w, ("w_q", "w_k", "w_v"), pack)
+        if norm_inside:
+            return _attend(graph, spec, w, (q, k, v), norms=[graph.vector(n, w[n]) for n in ("q_norm", "k_norm")])
+        q, k = norm_heads(graph, spec, q, "q_norm", w["q_norm"]), norm_heads(graph, spec, k, "k_norm", w["k_norm"])
+        if rope_apart:
+            inputs = [_position(graph), *graph.rope(spec.head_dim, spec.rope_theta)]
+            q, k = (
+                graph.node("RotaryEmbedding", [t, *inputs], [f"{t}.turned"], domain=MICROSOFT, num_heads=heads)
+                for t, heads in ((q, spec.n_heads), (k, spec.n_kv_heads))
+            )
+        return _attend(graph, spec, w, (q, k, v), do_rotary=int(not rope_apart))
+
+    return emit
+
+
+def int8_cache(graph, spec, w, x, prefix) -> str:
+    """The form in use with another format of the cache: not an alternative but another precision."""
+    graph.kv_dtype = "int8"
+    return form(spec, "onnx")(graph, spec, w, x, prefix)
+
+
+def _position(graph) -> str:
+    last = graph.node("Cast", [graph.input("seqlens_k", np.int32, (BATCH,))], ["last"], to=7)
+    return graph.node("Unsqueeze", [last, graph.constant("axis", np.array([1]))], ["position"])
+
+
+def _attend(graph, spec, w, qkv, do_rotary=1, norms=()) -> str:
+    shape = (BATCH, spec.n_kv_heads, ROWS, spec.head_dim)
+    (past_k, next_k), (past_v, next_v) = (graph.state(name, np.float32, shape) for name in "kv")
+    last, total = graph.input("seqlens_k", np.int32, (BATCH,)), graph.input("total_sequence_length", np.int32, ())
+    rope = graph.rope(spec.head_dim, spec.rope_theta) if do_rotary else ()
+    heads = {"num_heads": spec.n_heads, "kv_num_heads": spec.n_kv_heads, "do_rotary": do_rotary}
+    inputs, outputs = [*qkv, past_k, past_v, last, total, *rope], ["heads", next_k, next_v]
+    inputs += [""] * 5 + list(norms) if norms else []
+    return graph.linear(graph.node("GroupQueryAttention", inputs, outputs, domain=MICROSOFT, **heads), "w_o", w["w_o"])
+
+
+def swa_sliding(rows: int) -> Emit:
+    def emit(graph, spec, w, x, prefix):
+        window = {"local_window_size": spec.window, "sliding_window_cache": 1}
+        return attention(graph, spec, w, x, prefix, rows=rows, **window)
+
+    return emit
+
+
+def swa_flat(graph, spec, w, x, prefix) -> str:
+    """The whole context cached, what left the window masked."""
+    return attention(graph, spec, w, x, prefix, rows=ROWS, local_window_size=spec.window)
+
+
+def swa_ring(fused: bool) -> Emit:
+    """Position p in row p mod window, one token at a time, once the window is full."""
+
+    def emit(graph, spec, w, x, prefix):
+        position, tables = _position(graph), graph.rope(spec.head_dim, spec.rope_theta)
+
+        def heads(name):
+            split = graph.constant(f"{name}.split", np.array([0, 0, -1, spec.head_dim]))
+            y = graph.node("Reshape", [graph.linear(x, f"w_{name}", w[f"w_{name}"]), split], [f"{name}.split_heads"])
+            if name != "v":
+                y = graph.rms_norm(y, f"{name}_norm", w[f"{name}_norm"])
+            y = graph.node("Transpose", [y], [f"{name}.turned"], perm=[0, 2, 1, 3])
+            inputs = [y, position, *tables]
+            return y if name == "v" else graph.node("RotaryEmbedding", inputs, [f"{name}.rope"], domain=MICROSOFT)
+
+        heads("q")
+        for name in "kv":
+            past, present = graph.state(name, np.float32, (BATCH, spec.n_kv_heads, spec.window, spec.head_dim))
+            graph.node("TensorScatter", [past, heads(name), "last"], [present], mode="circular", axis=2)
+        y = _attend_fused(graph) if fused else _attend_matmul(graph, spec)
+        merge = graph.constant("merge", np.array([0, 1, -1]))
+        return graph.linear(graph.node("Reshape", [y, merge], ["merged"]), "w_o", w["w_o"])
+
+    return emit
+
+
+def _attend_fused(graph) -> str:
+    return graph.node("Attention", ["q.rope", "k.next", "v.next"], ["attended"])
+
+
+def _attend_matmul(graph, spec) -> str:
+    groups = graph.constant("groups", np.array([0, spec.n_kv_heads, -1, spec.head_dim]))
+    q = graph.node("Reshape", ["q.rope", groups], ["grouped"])
+    scale = {"transB": 1, "alpha": spec.head_dim**-0.5}
+    scores = graph.node("FusedMatMul", [q, "k.next"], ["scores"], domain=MICROSOFT, **scale)
+    return graph.node("MatMul", [graph.node("Softmax", [scores], ["weights"], axis=-1), "v.next"], ["attended"])
+
+
+# norms
+
+
+def rms_norm_standard(graph, spec, w, x, prefix) -> str:
+    return graph.node("RMSNormalization", [x, graph.vector("norm", w["norm"])], ["y"], axis=-1, epsilon=1e-5)
+
+
+def rms_norm_primitive(graph, spec, w, x, prefix) -> str:
+    square = graph.node("Mul", [x, x], ["square"])
+    mean = graph.node("ReduceMean", [square, graph.constant("axis", np.array([-1]))], ["mean"])
+    root = graph.node(
+        "Sqrt", [graph.node("Add", [mean, graph.constant("eps", np.float32([1e-5]))], ["shifted"])], ["root"]
+    )
+    return graph.node("Mul", [graph.node("Div", [x, root], ["unit"]), graph.vector("norm", w["norm"])], ["y"])
+
+
+SIZES = {
+    "swiglu": {"d_model": D_MODEL, "d_ff": 4608},
+    "short_conv": {"d_model": D_MODEL},
+    "gqa": HEADS,
+    "swa": HEADS | {"window": WINDOW},
+    "rms_norm": {"d_model": D_MODEL},
+}
+CALLS = ((1, 4095, 60), (4, 4092, 30), (256, 3840, 9))
+"""Tokens of a call, its position, and how often it is timed."""
+RUN_LENGTHS = (64, 128, 256, 512, 1024, 4096)
+USED = "**used**"
+FORMS: dict[str, dict[str, Emit]] = {
+    "swiglu": {
+        "gate and up packed, Split": swiglu(pack=True),
+        "Sigmoid and Mul for QuickGelu": swiglu(activate="sigmoid"),
+        "SwiGLU for QuickGelu and Mul": swiglu(activate="swiglu"),
+        "MatMul over (in, out) weights": swiglu(linear_matmul),
+        "Gemm between Reshapes": swiglu(linear_gemm),
+        "MatMulNBits, accuracy_level 0": swiglu(linear_int4(0)),
+        "MatMulNBits, accuracy_level 1": swiglu(linear_int4(1)),
+    },
+    "short_conv": {
+        "projections packed, Split": short_conv(conv_fused_by_channel, pack=True),
+        "CausalConvWithState with channels_last": short_conv(conv_fused),
+        "Concat, Mul, ReduceSum (one token)": short_conv(conv_sum),
+        "Concat, a multiply-add a tap": short_conv(conv_shifted),
+        "Concat, Conv with groups": short_conv(conv_depthwise),
+    },
+    "gqa": {
+        "projections packed, Split": gqa(pack=True),
+        "without query_seqlens": gqa(),
+        "int8 KV cache": int8_cache,
+        "QK-norm inside GroupQueryAttention": gqa(norm_inside=True),
+        "RotaryEmbedding apart (one token)": gqa(rope_apart=True),
+    },
+    "swa": {
+        f"cache of W = {WINDOW} rows": swa_sliding(WINDOW),
+        f"cache of W + W/8 = {WINDOW + WINDOW // 8} rows": swa_sliding(WINDOW + WINDOW // 8),
+        f"cache of 2 W = {2 * WINDOW} rows": swa_sliding(2 * WINDOW),
+        "flat cache, masked": swa_flat,
+        "int8 KV cache": int8_cache,
+        "ring, MatMul and Softmax (one token)": swa_ring(fused=False),
+        "ring, Attention (one token)": swa_ring(fused=True),
+    },
+    "rms_norm": {"RMSNormalization": rms_norm_standard, "Mul, ReduceMean, Sqrt, Div, Mul": rms_norm_primitive},
+}
+ONLY_INT4 = ("MatMulNBits",)
+ONLY_FP32 = ("MatMul over", "Gemm")
+
+
+def load(op: str, emit: Emit, dtype: str, seed: int, **dims: int) -> OnnxCell:
+    spec = make_spec(op, SIZES[op] | dims)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = operator_graph(spec, emit, random_weights(spec, seed), dtype=dtype, kv_dtype="fp32")
+        files = graph.save(Path(folder)).files
+        model = f"{folder}/{files['model']}"
+        return OnnxCell(onnxruntime.InferenceSession(model, session_options(1), providers=PROVIDERS), 1, 4096)
+
+
+def times_ns(cells: dict[str, OnnxCell], op: str, dtype: str, q_len: int, pos: int, rounds: int) -> dict[str, float]:
+    """Each form's 20th percentile over calls made in turn; a form whose output differs from the first one's has NaN."""
+    x = random_input(make_spec(op, SIZES[op]), batch=1, q_len=q_len, seed=5)
+    calls, reference = {}, None
+    for name, cell in cells.items():
+        if q_len > 1 and "(one token)" in name:
+            continue
+        cell.reset()
+        calls[name] = cell.bind(x, pos)
+        calls[name]()
+        y = cell.output()
+        reference = y if reference is None else reference
+        if np.linalg.norm(y - reference) > SAME["int4" if "int8" in name else dtype] * np.linalg.norm(reference):
+            del calls[name]
+        cell.fill(1)
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed_ns(call))
+    return {name: float(np.quantile(times[name], 0.2)) if name in times else float("nan") for name in cells}
+
+
+def forms_of(op: str, dtype: str) -> dict[str, Emit]:
+    skipped = ONLY_INT4 if dtype == "fp32" else ONLY_FP32
+    others = {name: emit for name, emit in FORMS[op].items() if not name.startswith(skipped)}
+    return {USED: form(make_spec(op, SIZES[op]), "onnx")} | others
+
+
+def table_rows(op: str, dtype: str) -> Iterator[str]:
+    """Lines of the table: for each kind of call, the ratio to the form that is used, of medians over loads."""
+    loads: list[dict[str, list[float]]] = []
+    absent = set()
+    for seed in range(LOADS):
+        cells = {}
+        for name, emit in forms_of(op, dtype).items():
+            try:
+                cells[name] = load(op, emit, dtype, seed)
+                cells[name].bind(np.zeros((1, 1, D_MODEL), np.float32), 0)()
+            except (NoKernel, RuntimeError):
+                absent.add(name)
+                cells.pop(name, None)
+        columns = [times_ns(cells, op, dtype, *call) for call in CALLS]
+        loads.append({name: [c[name] for c in columns] for name in cells})
+        del cells
+        gc.collect()
+    used = [statistics.median(column) for column in zip(*(one[USED] for one in loads), strict=True)]
+    yield f"| {op} | {dtype} | {USED} | {' | '.join(f'1 ({ns / 1e3:.0f} us)' for ns in used)} |"
+    for name in loads[0]:
+        if name != USED:
+            own = [statistics.median(column) for column in zip(*(one[name] for one in loads), strict=True)]
+            shown = ["-" if np.isnan(ns) else f"{ns / base:.2f}" for ns, base in zip(own, used, strict=True)]
+            yield f"| {op} | {dtype} | {name} | {' | '.join(shown)} |"
+    for name in sorted(absent):
+        yield f"| {op} | {dtype} | {name} | no CPU kernel | | |"
+
+
+def run_length_rows(tokens: int) -> Iterator[str]:
+    """Lines of the table: milliseconds of a call of ``tokens`` tokens for each length of a run."""
+    for op in ("short_conv", "swa", "gqa", "swiglu"):
+        spec = make_spec(op, SIZES[op])
+        cell = load(op, form(spec, "onnx"), "fp32", seed=0)
+        x = random_input(spec, batch=1, q_len=tokens, seed=5)
+        shown = []
+        for length in RUN_LENGTHS:
+            cell._tokens_per_run = length
+            call = cell.bind(x, 0)
+            shown.append(min(timed_ns(call) for _ in range(3)) / 1e6)
+        yield f"| {op} | {' | '.join(f'{ms:.0f}' for ms in shown)} |"
+
+
+def cache_size_rows(window: int) -> Iterator[str]:
+    """Lines of the table: decode steps that follow each other, with caches of different sizes, in microseconds."""
+    spec = make_spec("swa", HEADS | {"window": window})
+    x = random_input(spec, batch=1, q_len=1, seed=5)
+    for rows in sorted({window, cache_rows(window), window + window // 8, 2 * window}):
+        cell = load("swa", swa_sliding(rows), "int4", seed=0, window=window)
+        steps = [cell.bind(x, 3000 + i) for i in range(260)]
+        times = np.min([[timed_ns(step) for step in steps] for _ in range(4)], axis=0) / 1e3
+        note = "used" if rows == cache_rows(window) else ""
+        yield f"| {window} | {rows} | {times.mean():.0f} | {np.median(times):.0f} | {times.max():.0f} | {note} |"
+
+
+def timed_ns(call: Callable[[], None]) -> int:
+    begin = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - begin
+
+
+def main() -> None:
+    print("| operator | weights | form | " + " | ".join(f"q_len {q} at {p}" for q, p, _ in CALLS) + " |")
+    print("|---|---|---|---|---|---|")
+    for op in sys.argv[1:] or FORMS:
+        for dtype in ("fp32", "int4") if op != "rms_norm" else ("fp32",):
+            for line in table_rows(op, dtype):
+                print(line, flush=True)
+    print("\n| 4096 tokens | " + " | ".join(f"runs of {n}" for n in RUN_LENGTHS) + " |")
+    print("|---|" + "---|" * len(RUN_LENGTHS))
+    for line in run_length_rows(4096):
+        print(line, flush=True)
+    print("\n| window | rows of the cache | mean | median | slowest | |\n|---|---|---|---|---|---|")
+    for window in (128, 512, 2048):
+        for line in cache_size_rows(window):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
