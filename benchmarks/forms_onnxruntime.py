@@ -281,6 +281,7 @@ SIZES = {
 }
 CALLS = ((1, 4095, 60), (4, 4092, 30), (256, 3840, 9))
 """Tokens of a call, its position, and how often it is timed."""
+WINDOWS = (128, 512, 2048)
 RUN_LENGTHS = (64, 128, 256, 512, 1024, 4096)
 USED = "**used**"
 FORMS: dict[str, dict[str, Emit]] = {
@@ -389,16 +390,18 @@ def table_rows(op: str, dtype: str) -> Iterator[str]:
 
 def run_length_rows(tokens: int) -> Iterator[str]:
     """Lines of the table: milliseconds of a call of ``tokens`` tokens for each length of a run."""
-    for op in ("short_conv", "swa", "gqa", "swiglu"):
-        spec = make_spec(op, SIZES[op])
-        cell = load(op, form(spec, "onnx"), "fp32", seed=0)
+    windows = [("swa", {"window": window}) for window in WINDOWS]
+    for op, dims in (("short_conv", {}), *windows, ("gqa", {}), ("swiglu", {})):
+        spec = make_spec(op, SIZES[op] | dims)
+        cell = load(op, form(spec, "onnx"), "fp32", seed=0, **dims)
         x = random_input(spec, batch=1, q_len=tokens, seed=5)
         shown = []
         for length in RUN_LENGTHS:
             cell._tokens_per_run = length
             call = cell.bind(x, 0)
             shown.append(min(timed_ns(call) for _ in range(3)) / 1e6)
-        yield f"| {op} | {' | '.join(f'{ms:.0f}' for ms in shown)} |"
+        name = f"{op}, window {dims['window']}" if dims else op
+        yield f"| {name} | {' | '.join(f'{ms:.0f}' for ms in shown)} |"
 
 
 def cache_size_rows(window: int) -> Iterator[str]:
@@ -431,7 +434,7 @@ def main() -> None:
     for line in run_length_rows(4096):
         print(line, flush=True)
     print("\n| window | rows of the cache | mean | median | slowest | |\n|---|---|---|---|---|---|")
-    for window in (128, 512, 2048):
+    for window in WINDOWS:
         for line in cache_size_rows(window):
             print(line, flush=True)
 

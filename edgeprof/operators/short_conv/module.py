@@ -11,7 +11,7 @@ from edgeprof.operators.short_conv.spec import ShortConvSpec
 class ShortConv(OperatorModule):
     """Keeps the last kernel_size - 1 gated inputs; the convolution is one multiply-add a tap over shifted views.
 
-    Shifted multiply-adds keep the (T, D) layout and beat conv1d, which wants (D, T), by 6 to 18 times (docs/forms.md).
+    Shifted multiply-adds keep the (T, D) layout and beat conv1d, which wants (D, T), by 6 to 18 times (docs/forms-torch.md).
     """
 
     spec: ShortConvSpec

@@ -8,7 +8,7 @@ from edgeprof.operators.module import State
 from edgeprof.operators.swa.spec import SwaSpec
 
 BLOCK = 256
-"""Most query tokens of a prefill block; each block reads its own tokens and the window before them (docs/forms.md)."""
+"""Most query tokens of a prefill block; each block reads its own tokens and the window before them (docs/forms-torch.md)."""
 
 
 class Swa(AttentionModule):
