@@ -48,7 +48,9 @@ def main() -> None:
             arguments = ["--suite", options.suite, "--rounds", str(options.rounds), "--runtime", runtime]
             subprocess.run([sys.executable, __file__, *arguments], check=True)
         return
-    cases = plan(load_suite(options.suite), Selection(suite=options.suite, runtimes=(options.runtime,), cache_states=("hot",)))
+    cases = plan(
+        load_suite(options.suite), Selection(suite=options.suite, runtimes=(options.runtime,), cache_states=("hot",))
+    )
     pin(list(DEVICES.get("local").pick_cpus(1)))
     RUNTIMES.get(options.runtime).start(1)
     for case in cases:
@@ -69,7 +71,7 @@ def compare(case: BenchCase, rounds: int) -> None:
     )
 
 
-def load(case: BenchCase):  # noqa: ANN201 - a cell
+def load(case: BenchCase):
     spec = artifact_spec(case)
     artifact = cached_artifact(spec.key) or build_artifact(spec)
     operator = make_spec(case.op, case.dims)
@@ -78,7 +80,7 @@ def load(case: BenchCase):  # noqa: ANN201 - a cell
     return cell
 
 
-def timed(call, calls: int) -> list[int]:  # noqa: ANN001
+def timed(call, calls: int) -> list[int]:
     times = []
     for _ in range(calls):
         begin = time.perf_counter_ns()
@@ -87,7 +89,7 @@ def timed(call, calls: int) -> list[int]:  # noqa: ANN001
     return times
 
 
-def calls_for(call) -> int:  # noqa: ANN001
+def calls_for(call) -> int:
     """Fewer calls where one takes long."""
     begin = time.perf_counter_ns()
     call()
@@ -115,7 +117,7 @@ def onnxruntime_pair(case: BenchCase, rounds: int) -> list[tuple[float, float]]:
     plain_options = room.session_options
     with tempfile.TemporaryDirectory() as folder:
 
-        def profiled(n_threads: int):  # noqa: ANN202
+        def profiled(n_threads: int):
             options = plain_options(n_threads)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")

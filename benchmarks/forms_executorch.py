@@ -2,8 +2,8 @@
 
     python benchmarks/forms_executorch.py [NAME ...]     # names of groups; all of them without any
 
-One thread, LFM2-350M's dimensions, a hot loop. All forms of a group are loaded into one process and timed round by round in
-turns, the order reversed every other round; a form's time is the median over rounds of the round's median call. The
+One thread, LFM2-350M's dimensions, a hot loop. All forms of a group are loaded into one process and timed in turns, round
+by round, the order reversed every other round; a form's time is the median over rounds of the round's median call. The
 ratio is to the deployed form (above 1: slower than it). Outputs are compared with the deployed form's first.
 """
 
@@ -90,10 +90,12 @@ class FusedShortConv(ShortConvForm):
     """One in_proj of 3 D rows, cut afterwards."""
 
     def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes the canonical weights."""
         super().load(weights)
         self.w_in = fuse(self, ("w_b", "w_h", "w_c"))
 
     def forward(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Runs the operator."""
         d = x.shape[-1]
         y = self.w_in(x)
         return self.mix(y[..., :d] * y[..., d : 2 * d], y[..., 2 * d :])
@@ -103,6 +105,7 @@ class Conv1dShortConv(ShortConvForm):
     """The taps as a depthwise conv1d over (D, T)."""
 
     def mix(self, new: Tensor, gate: Tensor) -> Tensor:
+        """Convolves, gates and projects."""
         gated = torch.cat([self.gated, new], 1) if self.shape.has_past else F.pad(new, (0, 0, self.taps - 1, 0))
         kernel = self.kernel.t()[:, None]
         mixed = F.conv1d(gated.transpose(1, 2), kernel, groups=new.shape[-1]).transpose(1, 2)
@@ -115,6 +118,7 @@ class Conv2dShortConv(ShortConvForm):
     """The taps as a depthwise conv2d of height 1."""
 
     def mix(self, new: Tensor, gate: Tensor) -> Tensor:
+        """Convolves, gates and projects."""
         gated = torch.cat([self.gated, new], 1) if self.shape.has_past else F.pad(new, (0, 0, self.taps - 1, 0))
         kernel = self.kernel.t()[:, None, None]
         mixed = F.conv2d(gated.transpose(1, 2)[:, :, None], kernel, groups=new.shape[-1])[:, :, 0].transpose(1, 2)
@@ -127,10 +131,12 @@ class FusedSwiglu(SwigluForm):
     """Gate and up as one projection, cut afterwards."""
 
     def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes the canonical weights."""
         super().load(weights)
         self.w_both = fuse(self, ("w_gate", "w_up"))
 
     def forward(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Runs the operator."""
         y = self.w_both(x)
         half = y.shape[-1] // 2
         return self.w_down(F.silu(y[..., :half]) * y[..., half:])
@@ -185,6 +191,7 @@ class RowMajorGqa(GqaForm):
             self.register_buffer(name, torch.zeros(1, self.rows, spec.n_kv_heads, spec.head_dim))
 
     def forward(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Runs the operator."""
         q, k, v = self.project(x, inputs)
         row = index(inputs["gqa_row"], self.rows - 1)
         start = inputs[f"gqa_start_{self.group}"].item()
@@ -209,10 +216,12 @@ class FusedGqa(GqaForm):
     """Queries, keys and values as one projection, cut afterwards."""
 
     def load(self, weights: dict[str, Tensor]) -> None:
+        """Takes the canonical weights."""
         super().load(weights)
         self.w_qkv = fuse(self, ("w_q", "w_k", "w_v"))
 
     def project(self, x: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Cuts what one projection made."""
         d = self.spec.n_heads * self.spec.head_dim
         kv = self.spec.n_kv_heads * self.spec.head_dim
         y = self.w_qkv(x)
@@ -351,7 +360,7 @@ def load(group: Group, variant: Variant, dtype: str, folder: Path) -> tuple[Exec
     )
     folder.mkdir()
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(executorch_build, "form", lambda *_: variant.form))
+        stack.enter_context(mock.patch.object(executorch_build, "form", return_value=variant.form))
         for name, value in variant.patches.items():
             for module in PATCHED:
                 if hasattr(module, name):
@@ -373,7 +382,7 @@ def median_call_ns(call: Call) -> float:
 
 
 def compare(name: str, group: Group, dtype: str) -> None:
-    """Prints one row for each form: microseconds, ratio to the deployed form, delegated share, difference of outputs."""
+    """Prints a row for each form: microseconds, ratio to the deployed form, delegated share, difference of outputs."""
     x = random_input(group.operator, batch=1, q_len=group.shape.q_len, seed=0)
     calls: dict[str, Call] = {}
     notes: dict[str, str] = {}

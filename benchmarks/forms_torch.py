@@ -57,7 +57,10 @@ def show(title: str, forms: Forms, rounds: int) -> None:
     for name in forms:
         ratios = sorted(a / b for a, b in zip(times[name], times[used], strict=True))
         value = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-        print(f"| {name}{' (in use)' if name == used else ''} | {statistics.median(times[name]):.0f} | {value} |", flush=True)
+        print(
+            f"| {name}{' (in use)' if name == used else ''} | {statistics.median(times[name]):.0f} | {value} |",
+            flush=True,
+        )
 
 
 def median_us(call: Callable[[], object]) -> float:

@@ -16,7 +16,18 @@ import tempfile
 import time
 from pathlib import Path
 
-ARGUMENTS = ["--runtime", "onnxruntime", "--dtype", "fp32", "--d-model", "256", "--kv-len", "512", "--effort", "thorough"]
+ARGUMENTS = [
+    "--runtime",
+    "onnxruntime",
+    "--dtype",
+    "fp32",
+    "--d-model",
+    "256",
+    "--kv-len",
+    "512",
+    "--effort",
+    "thorough",
+]
 
 
 def main() -> None:
@@ -42,11 +53,16 @@ def main() -> None:
             after = whole_lines(results)
             lost += len(before - after)
             torn += any(not p.read_bytes().endswith(b"\n") for p in results.glob("*/instances.jsonl"))
-            print(f"kill {number + 1}: {len(after)} instances stored{', run had finished' if finished else ''}", flush=True)
+            print(
+                f"kill {number + 1}: {len(after)} instances stored{', run had finished' if finished else ''}",
+                flush=True,
+            )
             if finished:
                 for path in results.glob("*/instances.jsonl"):
                     path.unlink()
-    print(f"{options.kills} kills: {lost} stored instances lost, {torn} torn last lines left for the next run to repair")
+    print(
+        f"{options.kills} kills: {lost} stored instances lost, {torn} torn last lines left for the next run to repair"
+    )
 
 
 def whole_lines(results: Path) -> set[bytes]:

@@ -32,7 +32,17 @@ def main() -> None:
 
 
 def measure(results: Path, options: argparse.Namespace) -> dict[str, dict]:
-    command = [sys.executable, "-m", "edgeprof", "bench", "--suite", options.suite, "--effort", options.effort, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgeprof",
+        "bench",
+        "--suite",
+        options.suite,
+        "--effort",
+        options.effort,
+        "--json",
+    ]
     done = subprocess.run([*command, "--results", str(results)], stdout=subprocess.PIPE, check=False)
     document = json.loads(done.stdout)
     print(f"{results.name}: noise floor {document['noise_floor']:.2%}, drift {document['drift_sd']:.2%}", flush=True)

@@ -1,6 +1,6 @@
 """Times `edgeprof --help` against `pip --version`, turn by turn.
 
-    python benchmarks/start_up.py [--pairs 9]
+python benchmarks/start_up.py [--pairs 9]
 """
 
 import argparse
@@ -23,7 +23,8 @@ def main() -> None:
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(options.pairs)]
     a, b = (statistics.median(p[i] for p in pairs) for i in (0, 1))
     ratios = sorted(x / y for x, y in pairs)
-    print(f"edgeprof --help {1e3 * a:.0f} ms, pip --version {1e3 * b:.0f} ms, ratio of medians {a / b:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
+    times = f"edgeprof --help {1e3 * a:.0f} ms, pip --version {1e3 * b:.0f} ms"
+    print(f"{times}, ratio of medians {a / b:.2f} (pairs: {ratios[0]:.2f}-{ratios[-1]:.2f})")
 
 
 def seconds(command: list[str]) -> float:

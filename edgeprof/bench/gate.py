@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 INPUT_SEED = 7
 
+MAX_QUANTIZATION_ERROR = 0.5
+"""Beyond this, the weights that an artifact computes with are no rounding of the given ones: the rounding costs an operator's
+output 0.1 to 0.25 in 4 bits, another layer's weights above 1. The gate compares on the effective weights, so it would not see."""
+
 
 def positions(operator: OperatorSpec, case: BenchCase) -> list[int]:
     """Positions of the calls that are compared: contiguous ones that end with the case's own call.
@@ -29,6 +33,17 @@ def positions(operator: OperatorSpec, case: BenchCase) -> list[int]:
 def tolerance(case: BenchCase) -> float:
     """Largest relative error that is accepted: the weight format's, plus what a rounded cache adds."""
     return weight_dtype(case.dtype).tolerance + KV_TOLERANCE[case.kv_dtype]
+
+
+def refusal(case: BenchCase, error: float | None, quantization_error: float | None) -> str | None:
+    """Why a cell with these errors is not timed, or None if it may be; an ``error`` of None is one that is not finite."""
+    limit = tolerance(case)
+    if error is None or not error <= limit:
+        said = "is not finite" if error is None else f"is {error:.2g}"
+        return f"relative error {said}, more than {limit:.2g}: not timed"
+    if quantization_error is not None and not quantization_error <= MAX_QUANTIZATION_ERROR:
+        return f"its weights are not the given ones: quantisation error {quantization_error:.2g}: not timed"
+    return None
 
 
 def reference_output(operator: OperatorSpec, weights: Weights, x: Array, start: int) -> Array:

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from edgeprof.bench.gate import tolerance
+from edgeprof.bench.gate import refusal
 from edgeprof.bench.jobs import Item, Job, job_to_json
 from edgeprof.bench.recorder import Recorder
 from edgeprof.bench.rings import filler_case, needs_filler, null_case
 from edgeprof.core.types import ArtifactSpec, BenchCase, InstanceRecord, Memory, Roof, Status
 from edgeprof.devices.worker_process import Event, WorkerLostError, run_worker, stop_workers
-from edgeprof.runtimes.artifact import artifact_spec, cached_artifact
+from edgeprof.runtimes.artifact import artifact_spec, cached_artifact, make_cache_folder
 
 PARALLEL = 2
 """Builds and probes that run at once: nothing is timed in them."""
@@ -75,7 +75,11 @@ def in_parallel(do: Callable[[T], Outcome], work: Iterable[T]) -> Iterator[tuple
 
 
 def build_missing(cases: list[BenchCase], recorder: Recorder, reporter: Reporter) -> None:
-    """Builds the artifacts that the cases and their rings need and the cache lacks; a case whose build fails has failed."""
+    """Builds the artifacts that the cases and their rings need and the cache lacks; a case whose build fails has failed.
+
+    Raises:
+        UsageError: the cache folder cannot be written.
+    """
     users: dict[str, list[BenchCase]] = {}
     specs: dict[str, ArtifactSpec] = {}
     for case in cases:
@@ -90,6 +94,7 @@ def build_missing(cases: list[BenchCase], recorder: Recorder, reporter: Reporter
     def build(spec: ArtifactSpec) -> Outcome:
         return do_alone(Item(kind="build", spec=spec), recorder, runtime=spec.runtime, n_threads=1)
 
+    make_cache_folder()
     reporter.stage("build", len(specs))
     for spec, outcome in in_parallel(build, specs.values()):
         reporter.step(f"{spec.runtime} {spec.dtype} {spec.op} q{spec.q_len}")
@@ -145,22 +150,21 @@ def _append_probe(case: BenchCase, outcome: Outcome, recorder: Recorder) -> None
         return
     artifact = cached_artifact(artifact_spec(case).key)
     assert artifact is not None, "it was just probed"
-    error, limit = outcome.result["max_rel_error"], tolerance(case)
-    right = error is not None and error <= limit
-    said = "is not finite" if error is None else f"is {error:.2g}"
+    error, rounding = outcome.result["max_rel_error"], outcome.result["quantization_error"]
+    reason = refusal(case, error, rounding)
     recorder.append(
         case,
         kind="probe",
-        status="ok" if right else "wrong_output",
-        reason=None if right else f"relative error {said}, more than {limit:.2g}: not timed",
+        status="ok" if reason is None else "wrong_output",
+        reason=reason,
         memory=Memory(**outcome.result["memory"]),
         max_rel_error=error,
-        quantization_error=outcome.result["quantization_error"],
+        quantization_error=rounding,
         weight_bytes=artifact.weight_bytes,
         arena_bytes=artifact.arena_bytes,
         delegated_share=artifact.delegated_share,
     )
-    if not right:
+    if reason is not None:
         recorder.failed.add(case.key)
 
 

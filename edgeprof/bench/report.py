@@ -202,7 +202,10 @@ def _with_ratio(row: Measurement, rows: list[Measurement]) -> Measurement:
 
 
 def baseline_of(row: Measurement, rows: list[Measurement]) -> Measurement | None:
-    """The measured short convolution with the row's width, shape, runtime, precision and cache state; smallest kernel first."""
+    """The measured short convolution with the row's width, shape, runtime, precision and cache state; smallest kernel first.
+
+    It has no KV cache: where the row's is rounded, the one with full-precision state stands in.
+    """
     width = make_spec(row.case.op, row.case.dims).width()
     found = [
         r
@@ -211,15 +214,14 @@ def baseline_of(row: Measurement, rows: list[Measurement]) -> Measurement | None
         and r.rounds
         and r.case.dims["d_model"] == width
         and _shape(r.case) == _shape(row.case)
+        and r.case.kv_dtype in (row.case.kv_dtype, "bf16" if row.case.dtype == "bf16" else "fp32")
     ]
-    return min(found, key=lambda r: r.case.dims["kernel_size"], default=None)
+    return min(found, key=lambda r: (r.case.kv_dtype != row.case.kv_dtype, r.case.dims["kernel_size"]), default=None)
 
 
 def _shape(case: BenchCase) -> tuple[object, ...]:
     c = case
-    return (
-        c.runtime, c.dtype, c.kv_dtype, c.phase, c.q_len, c.kv_len, c.batch, c.n_threads, c.cache_state, c.ring_bytes
-    )  # fmt: skip
+    return c.runtime, c.dtype, c.phase, c.q_len, c.kv_len, c.batch, c.n_threads, c.cache_state, c.ring_bytes
 
 
 def report_json(report: Report, device: object) -> dict[str, Any]:

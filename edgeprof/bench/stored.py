@@ -20,8 +20,8 @@ from edgeprof.store import Store
 def stored_reports(store: Store, selection: Selection, *, suite: str | None, device: str | None) -> list[Report]:
     """One report for each device: every stored case, or the cells of ``suite``, as far as ``selection`` asks for them.
 
-    Unlike in a plan, what is selected filters and replaces nothing. Ratios, drift and the noise floor are those of the
-    whole device: a filter does not change a figure. Cells of the suite that were never measured are ``missing`` rows.
+    Unlike in a plan, what is selected filters and replaces nothing. Ratios, drift and the noise floor are those before
+    filtering: a filter does not change a figure. Cells of the suite that were never measured are ``missing`` rows.
 
     Raises:
         UsageError: a name is unknown, no operator has a dimension, the device has no results, or the store is corrupt.

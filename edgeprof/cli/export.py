@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from edgeprof.bench.report import Report
 
-SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown", ".txt": "table"}
+SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown"}
 """The format that a file's name asks for."""
 
 
@@ -86,7 +86,7 @@ def format_of(out: Path | None, asked: str | None, as_json: bool) -> str:
     """
     from edgeprof.core.registry import did_you_mean
 
-    known = list(SUFFIXES.values())
+    known = ["table", *SUFFIXES.values()]
     if asked is not None and asked not in known:
         raise UsageError(f"--format: unknown format {asked!r}: {did_you_mean(asked, known)}")
     if as_json and asked not in (None, "json"):
@@ -98,7 +98,11 @@ def format_of(out: Path | None, asked: str | None, as_json: bool) -> str:
     elif out.suffix in SUFFIXES:
         chosen = SUFFIXES[out.suffix]
     else:
-        raise UsageError(f"--out: {out.name} does not tell its format; end it in {', '.join(SUFFIXES)}, or give --format")
+        raise UsageError(
+            f"--out: {out.name} does not tell its format; end it in {', '.join(SUFFIXES)}, or give --format"
+        )
     if chosen == "parquet" and out is None:
         raise UsageError("--format: parquet is no text; give --out FILE.parquet")
+    if chosen == "table" and out is not None:
+        raise UsageError("--format: a table is for the terminal; use csv, json, parquet or markdown with --out")
     return chosen

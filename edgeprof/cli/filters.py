@@ -7,7 +7,9 @@ import typer
 
 from edgeprof.cli.options import CELLS, make_selection, with_options
 
-with_filters = with_options(*(name for name in inspect.signature(make_selection).parameters if name not in ("suite", "device")))
+with_filters = with_options(
+    *(name for name in inspect.signature(make_selection).parameters if name not in ("suite", "device"))
+)
 """Gives a command the options that pick cells; here they filter what is stored."""
 
 SuiteFilter = Annotated[

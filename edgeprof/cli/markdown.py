@@ -20,7 +20,8 @@ def report_markdown(report: "Report") -> str:
     """
     from edgeprof.cli.table import grouped, sentences
 
-    open_tables, folded = [], []
+    open_tables: list[str] = []
+    folded: list[str] = []
     for title, rows in grouped(report).items():
         hot = rows[0].case.cache_state == "hot"
         (folded if hot else open_tables).append(f"**{_sentence(title)}**\n\n{_table(rows, report)}")

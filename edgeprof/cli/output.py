@@ -20,10 +20,14 @@ MAX_WIDTH = 1000
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Prints one JSON document, its schema_version first; dataclasses become objects."""
+    """Prints one JSON document; see ``json_text``."""
+    sys.stdout.write(json_text(document))
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """One JSON document, its schema_version first; dataclasses become objects."""
     whole = {"schema_version": JSON_SCHEMA_VERSION, **document}
-    json.dump(plain(whole), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    return json.dumps(plain(whole), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def stdout_console() -> "Console":

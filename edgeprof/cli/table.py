@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from edgeprof.bench.report import BASELINE_OP, Measurement, Report
 from edgeprof.core.types import BenchCase
 from edgeprof.core.units import format_bytes
+from edgeprof.operators.base import Dims
 from edgeprof.stats.ratios import different
 
 if TYPE_CHECKING:
@@ -103,9 +104,14 @@ def notes(m: Measurement) -> str:
 
 def op_label(case: BenchCase) -> str:
     """The operator with the dimension that tells it from others of its kind."""
+    return dims_label(case.op, case.dims)
+
+
+def dims_label(op: str, dims: Dims) -> str:
+    """Likewise, of an operator that has no case."""
     suffix = {"short_conv": "kernel_size", "swa": "window", "swiglu": "d_ff", "head": "vocab", "embedding": "vocab"}
-    name = suffix.get(case.op)
-    return case.op if name is None else f"{case.op} {name.split('_')[0][0]}{case.dims[name]}"
+    name = suffix.get(op)
+    return op if name is None else f"{op} {name.split('_')[0][0]}{dims[name]}"
 
 
 def duration(ns: float) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeprof.core.types import ArtifactSpec
 from edgeprof.operators.arrays import Array
 from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
@@ -40,6 +41,11 @@ class CallShape:
     def is_decode(self) -> bool:
         """Whether it is a decode step: a few tokens onto a past."""
         return self.has_past and self.q_len <= MOST_DECODE_TOKENS
+
+
+def call_shape(spec: ArtifactSpec) -> CallShape:
+    """The shape that an artifact's form is built for."""
+    return CallShape(batch=spec.batch, q_len=spec.q_len, capacity=spec.capacity, has_past=spec.has_past)
 
 
 class Form(nn.Module):

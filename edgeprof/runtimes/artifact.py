@@ -86,7 +86,9 @@ def _imported(tree: ast.Module) -> Iterator[Path]:
         if isinstance(node, ast.ImportFrom) and node.module:
             package, *parts = node.module.split(".")
             if package == PACKAGE.name and len(parts) > 1 and parts[0] in ("operators", "runtimes"):
-                yield PACKAGE.joinpath(*parts).with_suffix(".py")
+                path = PACKAGE.joinpath(*parts).with_suffix(".py")
+                if path.is_file():
+                    yield path
 
 
 def artifact_folder(key: str) -> Path:
@@ -180,7 +182,7 @@ def _folder_of_own(parent: Path, prefix: str) -> Iterator[Path]:
     The lock lies on the folder itself: the kernel drops it when its holder ends.
     """
     for left in parent.glob(f"{prefix}*"):
-        if time.time() - left.stat().st_mtime > LEFT_AFTER_S and _is_unlocked(left):
+        if _is_left_behind(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     descriptor = os.open(folder, os.O_RDONLY)
@@ -211,8 +213,8 @@ def effective_weights(artifact: Artifact) -> Weights:
     return weights
 
 
-def _is_unlocked(folder: Path) -> bool:
-    """Whether no process holds the folder; False where it is not ours to open."""
+def _is_left_behind(folder: Path) -> bool:
+    """Whether the folder is old and no process holds it; False where it is not ours to open, or gone by now."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -222,7 +224,7 @@ def _is_unlocked(folder: Path) -> bool:
     except OSError:
         return False
     else:
-        return True
+        return time.time() - os.fstat(descriptor).st_mtime > LEFT_AFTER_S
     finally:
         os.close(descriptor)
 

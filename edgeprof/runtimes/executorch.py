@@ -43,7 +43,8 @@ class Executorch:
 
     def capacity(self, case: BenchCase) -> int:
         """Decode reads only the rows in use, so few capacities serve all contexts; a prefill is built for its own context."""
-        if not make_spec(case.op, case.dims).state_rows(1):
+        operator = make_spec(case.op, case.dims)
+        if operator.state_rows(1) == operator.state_rows(2):  # no state that grows with the context
             return case.q_len
         if case.phase == "prefill":
             return case.kv_len
@@ -72,13 +73,12 @@ class ExecutorchCell:
     """A loaded method and views of its state."""
 
     def __init__(self, operator: OperatorSpec, artifact: Artifact, folder: Path) -> None:
-        from edgeprof.operators.executorch_form import CallShape
+        from edgeprof.operators.executorch_form import call_shape
         from edgeprof.runtimes.executorch_libraries import import_runtime
 
         bindings: Any = import_runtime()
         self.operator = operator
-        spec = artifact.spec
-        self.shape = CallShape(batch=spec.batch, q_len=spec.q_len, capacity=spec.capacity, has_past=spec.has_past)
+        self.shape = call_shape(artifact.spec)
         signature = json.loads((folder / artifact.files["signature"]).read_text())
         self.program = bindings._load_program(str(folder / artifact.files["model"]))
         self.method = self.program.load_method("forward")

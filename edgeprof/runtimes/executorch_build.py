@@ -16,7 +16,7 @@ from edgeprof.core.types import ArtifactSpec, FreshRange
 from edgeprof.operators.arrays import Array, Weights, random_input
 from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
-from edgeprof.operators.executorch_form import CallShape, Chain, chain_inputs
+from edgeprof.operators.executorch_form import Chain, call_shape, chain_inputs
 from edgeprof.runtimes.base import Built
 from edgeprof.runtimes.executorch_libraries import import_lowering, known_warnings_silenced
 
@@ -40,7 +40,10 @@ NO_COMPUTE = (
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A serialised program with what its flatbuffer would otherwise have to be parsed for."""
+    """A serialised program with what its flatbuffer would otherwise have to be parsed for.
+
+    ``weight_bytes`` are all serialised constants: weights with their scales, and the masks of a prefill's blocks.
+    """
 
     pte: bytes
     weight_bytes: int
@@ -72,11 +75,6 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
     )
 
 
-def call_shape(spec: ArtifactSpec) -> CallShape:
-    """The shape that an artifact's form is built for."""
-    return CallShape(batch=spec.batch, q_len=spec.q_len, capacity=spec.capacity, has_past=spec.has_past)
-
-
 def quantize(module: nn.Module) -> Weights:
     """Quantises every linear layer to 8da4w in place and returns the weights that they now compute with.
 
@@ -87,7 +85,10 @@ def quantize(module: nn.Module) -> Weights:
 
     quantize_(
         module,
-        Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(QUANT_GROUP)),
+        Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=torch.int4,  # type: ignore[attr-defined]
+            weight_granularity=PerGroup(QUANT_GROUP),
+        ),
     )
     effective: Weights = {}
     for name, layer in module.named_children():

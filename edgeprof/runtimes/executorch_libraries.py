@@ -13,7 +13,7 @@ ATTENTION_KERNELS = "extension/llm/custom_ops/libcustom_ops_aot_lib.so"
 KNOWN_WARNINGS = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     (FutureWarning, r"_check_is_size will be removed"),
-    (DeprecationWarning, r"read_binary is deprecated"),
+    (DeprecationWarning, r"(open|read)_(binary|text) is deprecated"),
     (UserWarning, r"Mutation on a buffer in the model is detected"),  # a cell zeroes its state when it is loaded
     (Warning, r"This API is experimental and subject to change"),
 )

@@ -14,7 +14,10 @@ from edgeprof.operators.gqa.spec import GqaSpec
 from edgeprof.operators.swa.spec import SwaSpec
 
 BLOCK = 128
-"""Query tokens of a prefill block (docs/forms-executorch.md)."""
+"""Least query tokens of a prefill block; 64 to 256 take the same time (docs/forms-executorch.md)."""
+
+MOST_BLOCKS = 16
+"""Blocks of a prefill: the time to lower grows with them (45 s at 32)."""
 
 MASKED = -1e9
 """Added to a score that must not count; XNNPACK's softmax would turn -inf into NaN."""
@@ -150,7 +153,7 @@ def band(q_len: int, window: int | None) -> Tensor:
 
     (block, rows): 0 where a query may look, MASKED behind it and ``window`` or more before it. Blocks cut their part.
     """
-    block = min(BLOCK, q_len)
+    block = min(max(BLOCK, -(-q_len // MOST_BLOCKS)), q_len)
     before = 0 if window is None else window - 1
     query, key = torch.arange(block)[:, None], torch.arange(-before, block)[None]
     hidden = key > query
@@ -171,8 +174,9 @@ def attend_blocks(
     q = q_CTGE.transpose(1, 2) * size**-0.5
     k, v = k_CS1E.reshape(caches, -1, size), v_CS1E.reshape(caches, -1, size)
     parts = []
-    for begin in range(0, tokens, BLOCK):
-        end = min(begin + BLOCK, tokens)
+    block = band_QR.shape[0]
+    for begin in range(0, tokens, block):
+        end = min(begin + block, tokens)
         first = 0 if window is None else max(0, past + begin - window + 1)
         keys, values = k[:, first : past + end], v[:, first : past + end]
         queries = q[:, :, begin:end].reshape(caches, group * (end - begin), size)

@@ -6,12 +6,11 @@ import numpy as np
 
 from edgeprof.operators.arrays import Array, Weights
 from edgeprof.operators.gqa.spec import GqaSpec
-from edgeprof.operators.onnx_graph import BATCH, MICROSOFT, NORM_EPSILON, ROWS, Dim, Graph
+from edgeprof.operators.onnx_graph import BATCH, MICROSOFT, ROWS, Dim, Graph
 from edgeprof.operators.swa.spec import SwaSpec
 
-CALIBRATION_TOKENS = 512
-HEADROOM = 1.1
-"""How much further than the calibration's largest value an int8 cache's range reaches."""
+INT8_RANGE = 4.5
+"""Standard deviations that an int8 cache's range reaches: one normal value in 150,000 lies beyond and is clipped."""
 
 
 def emit(graph: Graph, spec: GqaSpec, weights: Weights, x: str, prefix: str = "") -> str:
@@ -61,20 +60,21 @@ def norm_heads(graph: Graph, spec: GqaSpec | SwaSpec, x: str, name: str, scale: 
 
 
 def _scales(graph: Graph, spec: GqaSpec | SwaSpec, prefix: str) -> list[str]:
-    """Scales of keys and values, (1, n_kv_heads, 1, head_dim), from the ranges that unit normal inputs produce."""
-    x_TD = np.random.default_rng(0).standard_normal((CALIBRATION_TOKENS, spec.d_model), dtype=np.float32)
-    k_TKE, v_TKE = (
-        (x_TD @ graph.effective[f"{prefix}{name}"].T).reshape(CALIBRATION_TOKENS, spec.n_kv_heads, spec.head_dim)
+    """Scales of keys and values, (1, n_kv_heads, 1, head_dim), for inputs of unit variance as a block's norm makes them.
+
+    A value's standard deviation is then its row's length, or the QK-norm's scale; RoPE turns pairs of values into each other,
+    so that both get the wider range.
+    """
+    k_KE, v_KE = (
+        np.linalg.norm(graph.effective[f"{prefix}{name}"], axis=-1).reshape(spec.n_kv_heads, spec.head_dim)
         for name in ("w_k", "w_v")
     )
     if spec.qk_norm:
-        k_TKE = (
-            k_TKE / np.sqrt(np.mean(k_TKE**2, -1, keepdims=True) + NORM_EPSILON) * graph.effective[f"{prefix}k_norm"]
-        )
-    half = spec.head_dim // 2
-    pair_TKE = np.hypot(k_TKE[..., :half], k_TKE[..., half:])  # RoPE turns a pair: either value may become this long
-    names = []
-    for name, values in (("k", np.concatenate([pair_TKE, pair_TKE], -1)), ("v", np.abs(v_TKE))):
-        scale = (HEADROOM / 127 * values.max(0)).astype(np.float32)[None, :, None]
-        names.append(graph.constant(f"{prefix}{name}_scale", scale))
-    return names
+        k_KE = np.broadcast_to(np.abs(graph.effective[f"{prefix}k_norm"]), k_KE.shape)
+    first, second = np.split(k_KE, 2, axis=-1)
+    pair_KE = np.maximum(first, second)
+    deviations = {"k": np.concatenate([pair_KE, pair_KE], -1), "v": v_KE}
+    return [
+        graph.constant(f"{prefix}{name}_scale", (INT8_RANGE / 127 * values).astype(np.float32)[None, :, None])
+        for name, values in deviations.items()
+    ]

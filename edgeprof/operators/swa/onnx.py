@@ -17,7 +17,7 @@ def cache_rows(window: int) -> int:
 
     A cache of C rows is moved down by G = C - window + 1 rows whenever it is full: when G divides T - window, with T tokens
     so far. In between rows only fill up, so that a step repeated at a fixed T is a typical one, and leaves out 1/G of a
-    move (1 % of a step, docs/forms-onnxruntime.md). G is a prime, so that it does not divide the round lengths which are
+    move (0.4 to 1 % of a step, docs/forms-onnxruntime.md). G is a prime, so that it does not divide the round lengths which are
     measured.
 
     Source: L(T) in the description of GroupQueryAttention, "Windowed KV Cache", ONNX Runtime 1.32's contrib operators.
