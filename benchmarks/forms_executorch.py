@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from edgeprof.core.types import Artifact, ArtifactSpec
 from edgeprof.operators import executorch_form
 from edgeprof.operators.arrays import Array, random_input, random_weights
-from edgeprof.operators.base import OperatorSpec
-from edgeprof.operators.executorch_form import NORM_EPSILON, CallShape, Form
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
+from edgeprof.operators.executorch_form import CallShape, Form
 from edgeprof.operators.gqa import executorch as gqa_form
 from edgeprof.operators.gqa.executorch import GqaForm, index
 from edgeprof.operators.head import executorch as head_form

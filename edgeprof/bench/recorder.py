@@ -1,16 +1,19 @@
 """Turns what a session finds into records, and knows which cases have failed in it."""
 
 import datetime
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprof.core.errors import UsageError
 from edgeprof.core.types import BenchCase, InstanceRecord, MeasureProtocol, Status
 from edgeprof.devices.base import Environment
 from edgeprof.runtimes.artifact import artifact_spec
 from edgeprof.runtimes.base import RUNTIMES, runtime_version
 from edgeprof.store import Store
+from edgeprof.store.store import RESULTS_VARIABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,20 @@ class Recorder:
         self.protocol = protocol
         self.session_id = uuid.uuid4().hex[:12]
         self.failed: set[str] = set()
+
+    def check_writable(self) -> None:
+        """Looks whether records could be written, before minutes are spent on what they are about.
+
+        Raises:
+            UsageError: they could not.
+        """
+        folder = self.store.root / self.host.device_id
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise UsageError(
+                f"{folder}: cannot be written; correct the permissions of {place}, or choose another folder with "
+                f"--results or {RESULTS_VARIABLE}"
+            )
 
     def poolable(self, record: InstanceRecord, case: BenchCase) -> bool:
         """Whether a stored record may be pooled with this session's."""

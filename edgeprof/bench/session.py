@@ -42,6 +42,8 @@ class Session:
         able = self._refuse_unsupported(cases, counted)
         missing = self._missing(able, counted)
         todo = [case for case in able if missing[case.key] > 0]
+        if todo:
+            self.recorder.check_writable()
         build_missing(todo, self.recorder, self.reporter)
         probe_missing(self._alive(todo), counted, self.recorder, self.reporter)
         find_roof(self._alive(todo), self.recorder, self.reporter)

@@ -98,9 +98,7 @@ def format_of(out: Path | None, asked: str | None, as_json: bool) -> str:
     elif out.suffix in SUFFIXES:
         chosen = SUFFIXES[out.suffix]
     else:
-        raise UsageError(
-            f"--out: {out.name} does not tell its format; end it in {', '.join(SUFFIXES)}, or give --format"
-        )
+        raise UsageError(f"--out: {out} does not tell its format; end it in {', '.join(SUFFIXES)}, or give --format")
     if chosen == "parquet" and out is None:
         raise UsageError("--format: parquet is no text; give --out FILE.parquet")
     if chosen == "table" and out is not None:

@@ -78,7 +78,7 @@ def format_of(out: Path) -> str:
         UsageError: none that can be drawn.
     """
     if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"--out: {out.name} does not tell its format; end it in {', '.join(FORMATS)}")
+        raise UsageError(f"--out: {out} does not tell its format; end it in {', '.join(FORMATS)}")
     return FORMATS[out.suffix.lower()]
 
 

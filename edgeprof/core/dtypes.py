@@ -13,13 +13,15 @@ QUANT_GROUP = 32
 class DType:
     """A number format.
 
-    ``bits`` are stored bits for each value of a matrix weight, scales included. ``tolerance`` is the largest relative
+    ``bits`` are stored bits for each value of a matrix weight, scales included, ``embedding_bits`` the same for a table of rows
+    (8da4w quantises linear layers only), ``activation_bits`` those of everything else. ``tolerance`` is the largest relative
     error (L2, for each token) against the reference on the same dequantised weights that the numerics gate accepts.
     """
 
     name: str
     bits: float
-    other_bits: int
+    embedding_bits: float
+    activation_bits: int
     tolerance: float
     meaning: str
 
@@ -29,19 +31,28 @@ class DType:
 WEIGHT_DTYPES: dict[str, DType] = {
     d.name: d
     for d in (
-        DType(name="fp32", bits=32, other_bits=32, tolerance=1e-4, meaning="32-bit floats"),
-        DType(name="bf16", bits=16, other_bits=16, tolerance=2e-2, meaning="bfloat16 weights and activations"),
+        DType(name="fp32", bits=32, embedding_bits=32, activation_bits=32, tolerance=1e-4, meaning="32-bit floats"),
+        DType(
+            name="bf16",
+            bits=16,
+            embedding_bits=16,
+            activation_bits=16,
+            tolerance=2e-2,
+            meaning="bfloat16 weights and activations",
+        ),
         DType(
             name="int4",
             bits=4 + 32 / QUANT_GROUP,
-            other_bits=32,
+            embedding_bits=4 + 32 / QUANT_GROUP,
+            activation_bits=32,
             tolerance=3e-2,
             meaning="4-bit symmetric weights in groups of 32 with fp32 scales, int8 activations (MatMulNBits)",
         ),
         DType(
             name="8da4w",
             bits=4 + 16 / QUANT_GROUP,
-            other_bits=32,
+            embedding_bits=32,
+            activation_bits=32,
             tolerance=3e-2,
             meaning="4-bit symmetric weights in groups of 32, activations quantised to int8 per token at run time",
         ),

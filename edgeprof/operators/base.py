@@ -14,7 +14,8 @@ Dims = dict[str, int | float | bool]
 MAX_SIZE = 2**24
 """Largest dimension that is taken for meant: no language model has a wider layer or a larger vocabulary."""
 
-ACTIVATION_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "int4": 4, "8da4w": 4}
+NORM_EPSILON = 1e-5
+"""Added to the mean square in every RMSNorm: LFM2's ``norm_eps``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +83,8 @@ class OperatorSpec(ABC):
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights in the format ``dtype``, scales included, before a runtime packs them."""
         d = weight_dtype(dtype)
-        return sum(
-            math.ceil(w.size * (d.bits if w.kind == "linear" else d.other_bits) / 8) for w in self.weights().values()
-        )
+        bits = {"linear": d.bits, "embedding": d.embedding_bits, "vector": d.activation_bits}
+        return sum(math.ceil(w.size * bits[w.kind] / 8) for w in self.weights().values())
 
     def weight_bytes_moved(self, *, batch: int, q_len: int, dtype: str) -> int:
         """Bytes of weights that a call must read at least once."""
@@ -100,7 +100,7 @@ class OperatorSpec(ABC):
 
     def io_bytes(self, *, batch: int, q_len: int, dtype: str) -> int:
         """Bytes of the call's input and output."""
-        return 2 * batch * q_len * self.width() * ACTIVATION_BYTES[dtype]
+        return 2 * batch * q_len * self.width() * activation_bytes(dtype)
 
     def width(self) -> int:
         """Width of the residual stream that the operator reads."""
@@ -142,6 +142,11 @@ class OperatorSpec(ABC):
                 raise UsageError(f"{self.name}.{f.name}: {value!r} is not true or false")
             if not isinstance(value, bool) and not 0 < value <= MAX_SIZE:
                 raise UsageError(f"{self.name}.{f.name}: {value} is not a size; use 1 to {MAX_SIZE}")
+
+
+def activation_bytes(dtype: str) -> int:
+    """Bytes of a value between operators, where the weights have the format ``dtype``."""
+    return weight_dtype(dtype).activation_bits // 8
 
 
 def linear_flops(tokens: int, *sizes: int) -> int:

@@ -19,10 +19,7 @@ from torch import Tensor, nn
 from edgeprof.core.types import ArtifactSpec
 from edgeprof.operators.arrays import Array
 from edgeprof.operators.attribute import form
-from edgeprof.operators.base import OperatorSpec
-
-NORM_EPSILON = 1e-5
-"""LFM2's ``norm_eps``."""
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
 
 MOST_DECODE_TOKENS = 8
 """Calls onto a past with more tokens than this are a chunk of a prefill and take its form."""

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeprof.operators.base import OperatorSpec
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
 
 State = dict[str, Tensor]
 """What an operator carries from call to call; updated in place, created by ``init_state``."""
-
-NORM_EPSILON = 1e-5
-"""LFM2's ``norm_eps``."""
 
 
 class OperatorModule(nn.Module):

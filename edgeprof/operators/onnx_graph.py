@@ -19,12 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeprof.core.dtypes import QUANT_GROUP
 from edgeprof.core.types import FreshRange
 from edgeprof.operators.arrays import Array, Weights
-from edgeprof.operators.base import OperatorSpec
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"
 MICROSOFT = "com.microsoft"
-NORM_EPSILON = 1e-5
 BATCH, TOKENS, ROWS, POSITIONS = "batch", "tokens", "rows", "positions"
 
 _OPSET = 24

@@ -60,7 +60,7 @@ def artifact_spec(case: BenchCase) -> ArtifactSpec:
 
 @cache
 def _source_hash(op: str, runtime: str) -> str:
-    """Hash of the code that builds and runs the operator in the runtime, comments and layout left out.
+    """Hash of the code that builds and runs the operator in the runtime, comments, docstrings and layout left out.
 
     It covers their own files, what all operators share, and every operator or runtime that these import.
     """
@@ -75,9 +75,21 @@ def _source_hash(op: str, runtime: str) -> str:
         name = str(path.relative_to(PACKAGE))
         if name not in code:
             tree = ast.parse(path.read_text())
-            code[name] = ast.unparse(tree)
+            code[name] = ast.unparse(_without_docstrings(tree))
             todo += _imported(tree)
     return short_hash(code)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The module with every bare string, which does nothing when it runs, replaced by ``pass``."""
+
+    class Bare(ast.NodeTransformer):
+        def visit_Expr(self, node: ast.Expr) -> ast.AST:
+            is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+            return ast.Pass() if is_text else node
+
+    bare: ast.Module = ast.fix_missing_locations(Bare().visit(tree))
+    return bare
 
 
 def _imported(tree: ast.Module) -> Iterator[Path]:

@@ -1,9 +1,11 @@
 """What the token embedding costs."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprof.operators.base import ACTIVATION_BYTES, OperatorSpec, Weight
+from edgeprof.core.dtypes import weight_dtype
+from edgeprof.operators.base import OperatorSpec, Weight, activation_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,8 @@ class EmbeddingSpec(OperatorSpec):
 
     def weight_bytes_moved(self, *, batch: int, q_len: int, dtype: str) -> int:
         """Only the rows that are looked up."""
-        return batch * q_len * self.d_model * ACTIVATION_BYTES[dtype]
+        return math.ceil(batch * q_len * self.d_model * weight_dtype(dtype).embedding_bits / 8)
 
     def io_bytes(self, *, batch: int, q_len: int, dtype: str) -> int:
         """64-bit token ids in, rows out."""
-        return batch * q_len * (8 + self.d_model * ACTIVATION_BYTES[dtype])
+        return batch * q_len * (8 + self.d_model * activation_bytes(dtype))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprof.operators.base import ACTIVATION_BYTES, OperatorSpec, Weight, linear_flops
+from edgeprof.operators.base import OperatorSpec, Weight, activation_bytes, linear_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,4 +45,4 @@ class HeadSpec(OperatorSpec):
 
     def io_bytes(self, *, batch: int, q_len: int, dtype: str) -> int:
         """Hidden state in, logits out."""
-        return batch * q_len * (self.d_model + self.vocab) * ACTIVATION_BYTES[dtype]
+        return batch * q_len * (self.d_model + self.vocab) * activation_bytes(dtype)

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from edgeprof.bench import worker as worker_module
-from edgeprof.bench.gate import MAX_QUANTIZATION_ERROR, gate_error, positions, quantization_error, refusal, relative_error
+from edgeprof.bench.gate import (
+    MAX_QUANTIZATION_ERROR,
+    gate_error,
+    positions,
+    quantization_error,
+    refusal,
+    relative_error,
+)
 from edgeprof.bench.jobs import Job, job_from_json
 from edgeprof.bench.report import build_report
 from edgeprof.bench.session import Session

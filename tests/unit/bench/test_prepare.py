@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from edgeprof.bench import prepare
-from edgeprof.bench.prepare import Outcome, build_missing, describe, do_alone, find_roof, in_parallel
 from edgeprof.bench.jobs import Item
+from edgeprof.bench.prepare import Outcome, build_missing, describe, do_alone, find_roof, in_parallel
 from edgeprof.runtimes.artifact import artifact_spec, cached_artifact
 
 

@@ -10,16 +10,55 @@ from edgeprof.bench.report import build_report, drift_sd, median_of, report_json
 from edgeprof.core.types import InstanceRecord, Memory, Roof
 
 CONTRACT = set(
-    """case_key op op_version phase dims batch q_len kv_len runtime runtime_version dtype kv_dtype n_threads cache_state
-    status reason p10_ns p50_ns ci95_ns n_instances n_samples instance_ids stable load_ns first_call_ns roof_share
-    delegated_share ratio_to_short_conv ratio_ci95 state_bytes weight_bytes arena_bytes peak_rss_delta_bytes
-    max_rel_error""".split()
+    [
+        "case_key",
+        "op",
+        "op_version",
+        "phase",
+        "dims",
+        "batch",
+        "q_len",
+        "kv_len",
+        "runtime",
+        "runtime_version",
+        "dtype",
+        "kv_dtype",
+        "n_threads",
+        "cache_state",
+        "status",
+        "reason",
+        "p10_ns",
+        "p50_ns",
+        "ci95_ns",
+        "n_instances",
+        "n_samples",
+        "instance_ids",
+        "stable",
+        "load_ns",
+        "first_call_ns",
+        "roof_share",
+        "delegated_share",
+        "ratio_to_short_conv",
+        "ratio_ci95",
+        "state_bytes",
+        "weight_bytes",
+        "arena_bytes",
+        "peak_rss_delta_bytes",
+        "max_rel_error",
+    ]
 )
 """What scripts were promised."""
 
 BESIDES = set(
-    """ring_bytes call_overhead_ns tokens_per_s differs_from_short_conv anon_delta_bytes file_delta_bytes
-    quantization_error""".split()
+    [
+        "ring_bytes",
+        "call_overhead_ns",
+        "tokens_per_s",
+        "differs_from_short_conv",
+        "anon_delta_bytes",
+        "file_delta_bytes",
+        "quantization_error",
+    ]
 )
 """What a measurement has besides; a change here is a change of the document."""
 
@@ -203,7 +242,8 @@ def test_rounds_of_other_sessions_are_no_pairs(measured, make_case, row) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [{"runtime": "onnxruntime"}, {"kv_len": 32}, {"n_threads": 2}, {"batch": 2}, {"q_len": 2}, {"dtype": "bf16"}]
+    "change",
+    [{"runtime": "onnxruntime"}, {"kv_len": 32}, {"n_threads": 2}, {"batch": 2}, {"q_len": 2}, {"dtype": "bf16"}],
 )
 def test_a_ratio_is_taken_within_equal_conditions_only(change: dict, measured, make_case, row) -> None:
     gqa, conv = make_case("gqa"), make_case("short_conv", **change)
@@ -276,9 +316,7 @@ def test_another_environments_roof_does_not_count_and_the_latest_does(add, measu
 
 def test_drift_comes_from_the_sessions_that_are_shown(add) -> None:
     def sentinels(session: str, *medians: int) -> list[InstanceRecord]:
-        return [
-            add(kind="sentinel", session_id=session, round=i, samples_ns=[ns]) for i, ns in enumerate(medians)
-        ]
+        return [add(kind="sentinel", session_id=session, round=i, samples_ns=[ns]) for i, ns in enumerate(medians)]
 
     one = sentinels("a", 1000, 1000)
     assert drift_sd(one) == 0
@@ -317,7 +355,12 @@ def test_the_document_is_the_contract(add, measured, make_case, records) -> None
     assert (first["peak_rss_delta_bytes"], first["weight_bytes"], first["max_rel_error"]) == (5, 9, 1e-6)
     assert first["state_bytes"] == 16 * 2 * 2 * 16 * 4
     assert second["ratio_to_short_conv"] == 1.0
-    assert (third["status"], third["p50_ns"], third["ci95_ns"], third["instance_ids"]) == ("unsupported", None, None, [])
+    assert (third["status"], third["p50_ns"], third["ci95_ns"], third["instance_ids"]) == (
+        "unsupported",
+        None,
+        None,
+        [],
+    )
     assert (fourth["status"], fourth["stable"]) == ("missing", None)
 
 

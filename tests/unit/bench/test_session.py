@@ -266,14 +266,10 @@ def test_unsupported_is_a_row_that_says_why_and_starts_no_process(run, workers, 
 
 
 @pytest.mark.parametrize("error", [0.5, None])
-def test_wrong_output_is_a_row_and_never_timed(
-    error: float | None, run, workers, make_case, make_recorder
-) -> None:
+def test_wrong_output_is_a_row_and_never_timed(error: float | None, run, workers, make_case, make_recorder) -> None:
     right, wrong = make_case("gqa"), make_case("swa")
     ring = make_case("swa", cache_state="streaming")
-    workers.answer = lambda item: (
-        {"max_rel_error": error} if item.kind == "probe" and item.case.op == "swa" else None
-    )
+    workers.answer = lambda item: {"max_rel_error": error} if item.kind == "probe" and item.case.op == "swa" else None
     records = run([right, wrong, ring])
     assert {r.case.op for r in records if r.kind == "latency"} == {"gqa"}
     assert workers.items("ring") == []
@@ -303,4 +299,3 @@ def test_labels_say_what_is_measured(run, workers, make_case) -> None:
     assert label(hot) == "torch_eager fp32 gqa decode kv16 hot"
     assert label(ring) == f"torch_eager fp32 ring of {len(ring.slots)} decode"
     assert [c.op for c in item_cases(ring)] == ["gqa"]
-

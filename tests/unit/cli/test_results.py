@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from edgeprof.bench.report import build_report, report_json
+from edgeprof.bench.stored import suite_cases
 from edgeprof.cli import app
 from edgeprof.store import Store
 
@@ -59,8 +60,8 @@ def test_a_row_is_a_measurement_with_its_ratio(run: Run, small_store: Path) -> N
     assert code == 0
     assert out.startswith("host: 18 measurements\n")
     assert "decode at context 16, 1 thread, streaming, ring of 97.7 KiB" in out
-    (row,) = [line for line in out.split("prefill")[0].splitlines() if "swa w6   torch_eager" in line][:1]
-    assert "1.50x [1.50, 1.50]" in row
+    (first, *_) = [line for line in out.splitlines() if line.split()[:4] == ["swa", "w6", "torch_eager", "fp32"]]
+    assert "1.50x [1.50, 1.50]" in first
     assert "A/A noise floor of this device" in out
 
 
@@ -99,16 +100,20 @@ def test_rows_come_in_reading_order(run: Run, small_store: Path) -> None:
     assert [r["op"] for r in rows[:3]] == ["short_conv", "swa", "gqa"]
 
 
-def test_a_suite_shows_its_cells_and_the_missing_ones(run: Run, small_store: Path, tmp_path: Path) -> None:
+def test_a_suite_shows_exactly_its_cells_and_the_missing_ones(
+    run: Run, tmp_path: Path, make_case: Any, make_records: Any, save: Callable[..., Path]
+) -> None:
     suite = tmp_path / "tiny.toml"
     suite.write_text(SUITE)
-    document = json.loads(run("--results", small_store, "--suite", suite, "--json")[1])
-    status = {(m["op"], m["kv_len"]): m["status"] for m in document["devices"][0]["measurements"]}
-    assert len(status) == 6
-    # the suite's specs carry every dimension, so these are other cases than the small ones of the store
-    assert set(status.values()) == {"missing"}
-    reason = document["devices"][0]["measurements"][0]["reason"]
-    assert reason == f"not measured; edgeprof bench --suite {suite} measures it"
+    cells = suite_cases(str(suite))
+    records = [r for case in (*cells[:4], make_case("head")) for r in make_records(case, [[100], [101]])]
+    document = json.loads(run("--results", save(records), "--suite", suite, "--json")[1])
+    rows = {m["case_key"]: m for m in document["devices"][0]["measurements"]}
+    assert set(rows) == {case.key for case in cells}
+    assert [rows[case.key]["status"] for case in cells] == ["ok"] * 4 + ["missing"] * 2
+    assert rows[cells[-1].key]["reason"] == f"not measured; edgeprof bench --suite {suite} measures it"
+    filtered = json.loads(run("--results", tmp_path / "results", "--suite", suite, "--json", "--kv-len", "128")[1])
+    assert len(filtered["devices"][0]["measurements"]) == 3
 
 
 def test_an_empty_store_is_no_error(run: Run, tmp_path: Path) -> None:

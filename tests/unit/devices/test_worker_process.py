@@ -40,9 +40,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Has workers run a script instead."""
 
     def script(text: str, *, base: str = EVENTS) -> None:
-        monkeypatch.setattr(
-            worker_process, "WORKER_COMMAND", (sys.executable, "-c", base + textwrap.dedent(text))
-        )
+        monkeypatch.setattr(worker_process, "WORKER_COMMAND", (sys.executable, "-c", base + textwrap.dedent(text)))
 
     return script
 

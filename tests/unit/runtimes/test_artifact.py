@@ -82,7 +82,10 @@ def source_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def make(op: str, runtime: str, **edits: str) -> str:
         package = tmp_path / f"{len(list(tmp_path.iterdir()))}" / "edgeprof"
-        for path in [*artifact_module.PACKAGE.glob("operators/**/*.py"), *artifact_module.PACKAGE.glob("runtimes/*.py")]:
+        for path in [
+            *artifact_module.PACKAGE.glob("operators/**/*.py"),
+            *artifact_module.PACKAGE.glob("runtimes/*.py"),
+        ]:
             name = str(path.relative_to(artifact_module.PACKAGE))
             copy = package / name
             copy.parent.mkdir(parents=True, exist_ok=True)
