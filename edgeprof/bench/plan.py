@@ -25,7 +25,19 @@ MAX_CASES = 10_000
 
 
 def plan(suite: Suite, selection: Selection, device: Device | None = None) -> list[BenchCase]:
-    """The cases, in the suite's order, each one once; all of them fit the device (by default the selection's).
+    """The cases of ``plan_cells``, all of which fit the device (by default the selection's).
+
+    Raises:
+        UsageError: as ``plan_cells``, or a case does not fit the device.
+    """
+    cases = plan_cells(suite, selection)
+    device = device or DEVICES.get(selection.device)
+    check_fits(cases, free_bytes=device.free_bytes(), cpus=len(device.allowed_cpus()))
+    return cases
+
+
+def plan_cells(suite: Suite, selection: Selection) -> list[BenchCase]:
+    """The cases, in the suite's order, each one once, wherever they are to run.
 
     An operator, runtime or phase that the suite has is picked out of it; one that it lacks replaces the suite's in
     every cell. Lengths, batches, threads, cache states, dtypes and dims replace the suite's. Where no phase is given,
@@ -36,11 +48,9 @@ def plan(suite: Suite, selection: Selection, device: Device | None = None) -> li
     runtime of the plan offers it: then its cases stay, to be reported as unsupported.
 
     Raises:
-        UsageError: a name is unknown, sizes do not fit together or do not fit the device, or the plan is empty or
-        absurdly large.
+        UsageError: a name is unknown, sizes do not fit together, or the plan is empty or absurdly large.
     """
     check_names(selection)
-    device = device or DEVICES.get(selection.device)
     candidates = list(_candidates(suite, selection))
     check_dims_used(selection, {c.case.op for c in candidates})
     kept = _drop_unoffered(candidates, selection)
@@ -49,7 +59,6 @@ def plan(suite: Suite, selection: Selection, device: Device | None = None) -> li
         raise UsageError(
             f"{suite.name}: nothing to measure: no chosen runtime offers a chosen dtype; see edgeprof runtimes"
         )
-    check_fits(cases, free_bytes=device.free_bytes(), cpus=len(device.allowed_cpus()))
     return cases
 
 

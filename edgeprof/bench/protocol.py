@@ -17,16 +17,16 @@ EFFORTS: dict[str, MeasureProtocol] = {
     for p in (
         MeasureProtocol(
             effort="quick",
-            rounds=4,
+            rounds=5,
             loads=2,
-            min_samples=5,
+            min_samples=3,
             max_samples=40,
             time_budget_ns=80 * MS,
             warmup_budget_ns=120 * MS,
         ),
         MeasureProtocol(
             effort="normal",
-            rounds=8,
+            rounds=10,
             loads=2,
             min_samples=5,
             max_samples=60,
@@ -35,7 +35,7 @@ EFFORTS: dict[str, MeasureProtocol] = {
         ),
         MeasureProtocol(
             effort="thorough",
-            rounds=16,
+            rounds=20,
             loads=3,
             min_samples=9,
             max_samples=100,

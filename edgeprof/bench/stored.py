@@ -1,18 +1,16 @@
 """What is stored, as reports: of one device or of all, of a suite's cells or of every case, filtered."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
-from edgeprof.bench.plan import check_dims_used, check_names, plan
+from edgeprof.bench.plan import check_dims_used, check_names, plan_cells
 from edgeprof.bench.report import Measurement, Report, build_report
 from edgeprof.bench.selection import Selection
 from edgeprof.bench.suite import load_suite
 from edgeprof.core.errors import EdgeprofError, UsageError
 from edgeprof.core.registry import did_you_mean
 from edgeprof.core.types import BenchCase
-from edgeprof.devices.base import DEVICES, Device
+from edgeprof.devices.base import DEVICES
 from edgeprof.operators.registry import OPERATORS
 from edgeprof.store import Store
 
@@ -52,23 +50,13 @@ def device_ids(store: Store, device: str | None, error: type[EdgeprofError] = Us
     return [wanted_id]
 
 
-class _AnyDevice:
-    """Where stored cases were measured: somewhere they fitted, so this machine's limits do not matter."""
-
-    def free_bytes(self) -> int:
-        return sys.maxsize
-
-    def allowed_cpus(self) -> range:
-        return range(sys.maxsize)
-
-
 def suite_cases(suite: str) -> list[BenchCase]:
     """The cells of a suite, whether or not they would fit this machine.
 
     Raises:
         UsageError: the suite cannot be read.
     """
-    return plan(load_suite(suite), Selection(suite=suite), cast(Device, _AnyDevice()))
+    return plan_cells(load_suite(suite), Selection(suite=suite))
 
 
 def wanted(case: BenchCase, selection: Selection) -> bool:

@@ -34,7 +34,7 @@ def compare(
     ring, or a dimension such as window), and where to look: results=DIR, device=ID, session=ID. Cells that agree in
     everything else are compared, round by round where both sides share rounds.
 
-    Ratios are B over A. This command judges and does not gate: it exits with 0 whatever it finds.
+    Ratios are B over A. This command judges and does not gate: it exits with 0 whatever the ratios say.
     """
     from edgeprof.bench.comparison import compare_sides, load_side, parse_selector
     from edgeprof.cli.output import print_json

@@ -1,4 +1,4 @@
-"""Draws a figure as PNG or SVG. No pyplot: its global state would outlive the plot."""
+"""Draws a figure as PNG or SVG. Nothing is left in pyplot's global state."""
 
 import io
 from typing import TYPE_CHECKING, Any
