@@ -30,6 +30,21 @@ TINY_DIMS: dict[str, Dims] = {
 """Dimensions of every operator that make its module and its arithmetic small."""
 
 
+CONTRACT = {
+    "case_key", "op", "op_version", "phase", "dims", "batch", "q_len", "kv_len", "runtime", "runtime_version",
+    "dtype", "kv_dtype", "n_threads", "cache_state", "status", "reason", "p10_ns", "p50_ns", "ci95_ns", "n_instances",
+    "n_samples", "instance_ids", "stable", "load_ns", "first_call_ns", "roof_share", "delegated_share",
+    "ratio_to_short_conv", "ratio_ci95", "state_bytes", "weight_bytes", "arena_bytes", "peak_rss_delta_bytes",
+    "max_rel_error",
+}  # fmt: skip
+"""What every measurement of ``edgeprof bench --json`` holds, as scripts were promised."""
+
+
+@pytest.fixture
+def contract() -> set[str]:
+    return CONTRACT
+
+
 class FakeClock:
     """Nanoseconds that pass only in ``call``; each call takes the next of its durations, the last one for ever."""
 

@@ -41,7 +41,7 @@ class Session:
         counted = [] if self.fresh else stored
         able = self._refuse_unsupported(cases, counted)
         missing = self._missing(able, counted)
-        todo = [case for case in able if missing[case.key] > 0]
+        todo = _with_ring_mates([case for case in able if missing[case.key] > 0], able)
         if todo:
             self.recorder.check_writable()
         build_missing(todo, self.recorder, self.reporter)
@@ -121,6 +121,8 @@ class Session:
                     self._append_timing(item, event, ready, number)
                     left = left[1:]
                     self.reporter.step(label(item))
+                if left:
+                    raise WorkerLostError("the worker ended before its work was done")
             except WorkerLostError as lost:
                 logger.warning("%s worker lost: %s", group[0], lost)
                 if not left:
@@ -176,6 +178,16 @@ class Session:
         for slot, row in rows:
             if slot.case_key is not None:
                 self.recorder.append(slot.case, kind="latency", status="ok", **row, **ring, **seen)
+
+
+def _with_ring_mates(missing: list[BenchCase], able: list[BenchCase]) -> list[BenchCase]:
+    """The missing cases and, in the plan's order, those that share a ring with one: a resumed ring is the whole ring again."""
+    wanted = {case.key for case in missing}
+    for group in ring_groups(case for case in able if case.cache_state == "streaming"):
+        keys = {case.key for case in group}
+        if keys & wanted:
+            wanted |= keys
+    return [case for case in able if case.key in wanted]
 
 
 def label(item: Item) -> str:

@@ -39,6 +39,21 @@ ring_bytes = [100_000]
 """
 
 
+RUN_WITH = """
+import sys
+from edgeprof.devices import worker_process
+worker_process.WORKER_COMMAND = (sys.executable, "-c", {patch!r} + "\\nfrom edgeprof.bench.worker import main\\nmain()")
+from edgeprof.cli.app import run
+sys.exit(run(sys.argv[1:]))
+"""
+"""The program with workers that were tampered with."""
+
+SHORT_ROOF = """
+from edgeprof.bench import roof
+roof.SECONDS_A_PROBE, roof.BUFFER_BYTES, roof.SIZES = 0.01, 1 << 26, (256,)
+"""
+
+
 @dataclass
 class Program:
     """The program with its own cache, results and suite."""
@@ -72,8 +87,11 @@ class Program:
             start_new_session=True,
         )
 
-    def run(self, *args: str, script: str | None = None) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*args, script=script)
+    def run(
+        self, *args: str, script: str | None = None, patch: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Runs it, or a script instead, or it with workers that run ``patch`` first."""
+        process = self.start(*args, script=script if patch is None else RUN_WITH.format(patch=patch))
         try:
             out, err = process.communicate(timeout=PATIENCE_S)
         finally:
@@ -124,7 +142,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, "subpro
     """A program that has measured its suite once, and how that ended."""
     program = Program(tmp_path_factory.mktemp("measured"))
     (program.home / "tiny.toml").write_text(SUITE)
-    return program, program.run(*program.arguments("--effort", "quick", "--json"))
+    return program, program.run(*program.arguments("--effort", "quick", "--json"), patch=SHORT_ROOF)
 
 
 @pytest.fixture

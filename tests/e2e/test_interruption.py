@@ -10,6 +10,8 @@ from collections import Counter
 
 import pytest
 
+from edgeprof.bench.protocol import EFFORTS
+
 pytestmark = pytest.mark.slow
 
 ONE_RUNTIME = ("--runtime", "onnxruntime", "--json")
@@ -19,7 +21,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(program, waiting) -> No
     """The moments are spread over the run by the lines that it has stored, and random in between."""
     chance = random.Random(7)
     kept = program.lines()
-    for more in (0, 2, 5, 9, 4):
+    for more in (0, 3, 9, 5):
         process = program.start(*program.arguments(*ONE_RUNTIME))
         goal = len(kept) + more
         assert waiting(lambda goal=goal: len(program.lines()) >= goal, process)
@@ -37,7 +39,8 @@ def test_kills_at_random_moments_lose_and_double_nothing(program, waiting) -> No
     records = [json.loads(line) for line in lines]
     assert len({r["id"] for r in records}) == len(records)
     hot = Counter(r["case_key"] for r in records if r["kind"] == "latency" and r["case"]["cache_state"] == "hot")
-    assert list(hot.values()) == [8, 8]  # 4 rounds of 2 loads each: none too few, none too many
+    wanted = EFFORTS["quick"].rounds * EFFORTS["quick"].loads
+    assert list(hot.values()) == [wanted, wanted]  # none too few, none too many
     assert {r["status"] for r in json.loads(done.stdout)["measurements"]} == {"ok"}
     sessions = {r["session_id"] for r in records}
     assert len(sessions) > 2

@@ -1,4 +1,4 @@
-"""What must hold for every operator at any dimensions: decode, chunks and prefill agree, and costs are what they are said to be."""
+"""What must hold for every operator at any dimensions: decode, chunks and prefill agree, and costs are true."""
 
 from typing import Any
 

@@ -9,58 +9,11 @@ import pytest
 from edgeprof.bench.report import build_report, drift_sd, median_of, report_json
 from edgeprof.core.types import InstanceRecord, Memory, Roof
 
-CONTRACT = set(
-    [
-        "case_key",
-        "op",
-        "op_version",
-        "phase",
-        "dims",
-        "batch",
-        "q_len",
-        "kv_len",
-        "runtime",
-        "runtime_version",
-        "dtype",
-        "kv_dtype",
-        "n_threads",
-        "cache_state",
-        "status",
-        "reason",
-        "p10_ns",
-        "p50_ns",
-        "ci95_ns",
-        "n_instances",
-        "n_samples",
-        "instance_ids",
-        "stable",
-        "load_ns",
-        "first_call_ns",
-        "roof_share",
-        "delegated_share",
-        "ratio_to_short_conv",
-        "ratio_ci95",
-        "state_bytes",
-        "weight_bytes",
-        "arena_bytes",
-        "peak_rss_delta_bytes",
-        "max_rel_error",
-    ]
-)
-"""What scripts were promised."""
-
-BESIDES = set(
-    [
-        "ring_bytes",
-        "call_overhead_ns",
-        "tokens_per_s",
-        "differs_from_short_conv",
-        "anon_delta_bytes",
-        "file_delta_bytes",
-        "quantization_error",
-    ]
-)
-"""What a measurement has besides; a change here is a change of the document."""
+BESIDES = {
+    "ring_bytes", "call_overhead_ns", "tokens_per_s", "differs_from_short_conv", "anon_delta_bytes",
+    "file_delta_bytes", "quantization_error",
+}  # fmt: skip
+"""What a measurement has besides what scripts were promised; a change here is a change of the document."""
 
 
 @pytest.fixture
@@ -336,7 +289,7 @@ def test_drift_widens_intervals(add, measured, make_case, row) -> None:
     assert row(case).time.relative_width > 2 * narrow
 
 
-def test_the_document_is_the_contract(add, measured, make_case, records) -> None:
+def test_the_document_is_the_contract(add, measured, make_case, records, contract) -> None:
     gqa, conv, bad = make_case("gqa"), make_case("short_conv"), make_case("swa", dtype="int4")
     add(gqa, kind="probe", memory=Memory(peak_rss_delta_bytes=5), weight_bytes=9, max_rel_error=1e-6)
     measured(gqa, 300, 310)
@@ -346,7 +299,7 @@ def test_the_document_is_the_contract(add, measured, make_case, records) -> None
     document = report_json(build_report("fake", records, [gqa, conv, bad, missing]), {"id": "fake"})
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert set(document) == {"device", "noise_floor", "drift_sd", "measurements"}
-    assert all(set(m) == CONTRACT | BESIDES for m in document["measurements"])
+    assert all(set(m) == contract | BESIDES for m in document["measurements"])
     first, second, third, fourth = document["measurements"]
     assert first["ratio_to_short_conv"] == pytest.approx(3.04, rel=0.01)
     assert first["ratio_ci95"][0] < first["ratio_to_short_conv"] < first["ratio_ci95"][1]

@@ -1,5 +1,6 @@
 """The worker's items with a real runtime, in this process."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_every_load_of_a_ring_has_weights_and_state_of_its_own(work, built, make
     for get in (lambda x: x.cell.module.w_q, lambda x: x.cell.state["k"]):
         values = [get(x) for x in loaded]
         assert len({v.data_ptr() for v in values}) == 3
-        assert not any(np.array_equal(a, b) for a, b in zip(values, values[1:], strict=False))
+        assert not any(np.array_equal(a, b) for a, b in itertools.pairwise(values))
 
 
 def test_a_cell_that_fails_says_why_and_the_others_go_on(work, built, make_case) -> None:

@@ -125,7 +125,7 @@ def test_a_worker_that_stops_without_its_end_is_lost_even_with_exit_code_0(scrip
 
 def test_the_last_words_of_a_worker_are_told(scripted) -> None:
     scripted("print('first', file=sys.stderr); print('no  memory\\tleft', file=sys.stderr); sys.exit(3)")
-    with pytest.raises(WorkerLostError, match="exit code 3; last words: no memory left$"):
+    with pytest.raises(WorkerLostError, match=r"exit code 3; last words: no memory left$"):
         list(events())
 
 

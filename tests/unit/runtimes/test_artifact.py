@@ -183,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path, make_case, monkeypatch
     monkeypatch.setenv("EDGEPROF_CACHE", str(tmp_path / "file"))
     spec = artifact_spec(make_case("gqa"))
     assert cached_artifact(spec.key) is None
-    with pytest.raises(UsageError, match="cache folder .*set EDGEPROF_CACHE to a writable one"):
+    with pytest.raises(UsageError, match=r"cache folder .*set EDGEPROF_CACHE to a writable one"):
         build_artifact(spec)
 
 
