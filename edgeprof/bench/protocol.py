@@ -17,7 +17,7 @@ EFFORTS: dict[str, MeasureProtocol] = {
     for p in (
         MeasureProtocol(
             effort="quick",
-            rounds=5,
+            rounds=7,
             loads=2,
             min_samples=3,
             max_samples=40,
@@ -26,7 +26,7 @@ EFFORTS: dict[str, MeasureProtocol] = {
         ),
         MeasureProtocol(
             effort="normal",
-            rounds=10,
+            rounds=12,
             loads=2,
             min_samples=5,
             max_samples=60,
@@ -35,7 +35,7 @@ EFFORTS: dict[str, MeasureProtocol] = {
         ),
         MeasureProtocol(
             effort="thorough",
-            rounds=20,
+            rounds=24,
             loads=3,
             min_samples=9,
             max_samples=100,
