@@ -286,7 +286,7 @@ def _records(m: Measurement) -> list[InstanceRecord]:
 def _judged(a: tuple[Report, Measurement], b: tuple[Report, Measurement]) -> Pair:
     ratio = paired_ratio(b[1].rounds, a[1].rounds)
     if not ratio.n_pairs:
-        ratio = with_drift(ratio, math.hypot(a[0].drift_sd, b[0].drift_sd))
+        ratio = with_drift(ratio, math.hypot(a[0].drift.sd, b[0].drift.sd))
     floors = [report.noise_floor.pooled for report, _ in (a, b) if report.noise_floor is not None]
     floor = max(floors) if len(floors) == 2 else None
     return Pair(

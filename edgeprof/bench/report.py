@@ -20,6 +20,9 @@ STABLE_SHARE = 0.75
 
 BASELINE_OP = "short_conv"
 
+MIN_DRIFT_SESSIONS = 3
+"""Fewest sessions whose spread says anything."""
+
 Rounds = dict[tuple[str, int], list[float]]
 
 
@@ -61,13 +64,30 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """SD of the logarithm of what the host's drift adds to a whole session, and how many sessions told."""
+
+    sd: float
+    n_sessions: int
+
+    @property
+    def in_intervals(self) -> float:
+        """What intervals are widened by: nothing before there are enough sessions.
+
+        Drift between the rounds of a session already shows as spread between its processes; what one session cannot see is
+        how sessions differ.
+        """
+        return self.sd if self.n_sessions >= MIN_DRIFT_SESSIONS else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Measurements of one device, with what the figures are worth: the A/A noise floor and the host's drift."""
 
     device_id: str
     measurements: tuple[Measurement, ...]
     noise_floor: NoiseFloor | None
-    drift_sd: float
+    drift: Drift
     roofs: dict[int, Roof]
 
 
@@ -91,15 +111,15 @@ def build_report(
         cases = [rs[0].case for rs in by_case.values() if rs[0].case is not None]
     pools = {case.key: _latest_conditions(by_case.get(case.key, [])) for case in cases}
     sessions = {r.session_id for pool in pools.values() for r in pool}
-    drift = drift_sd(r for r in everything if r.session_id in sessions)
+    drift = host_drift(r for r in everything if r.session_id in sessions)
     roofs = _roofs(everything, pools.values())
-    rows = [_measurement(case, pools[case.key], drift, roofs) for case in cases]
+    rows = [_measurement(case, pools[case.key], drift.in_intervals, roofs) for case in cases]
     floor = noise_floor({row.case.key: row.rounds for row in rows if row.rounds})
     return Report(
         device_id=device_id,
         measurements=tuple(_with_ratio(row, rows) for row in rows),
         noise_floor=floor,
-        drift_sd=drift,
+        drift=drift,
         roofs=roofs,
     )
 
@@ -115,13 +135,12 @@ def _latest_conditions(records: list[InstanceRecord]) -> list[InstanceRecord]:
     return [r for r in records if _conditions(r) == _conditions(newest)]
 
 
-def drift_sd(records: Iterable[InstanceRecord]) -> float:
-    """SD of the logarithm of what the host's own drift adds to a whole session, read from the sentinel.
+def host_drift(records: Iterable[InstanceRecord]) -> Drift:
+    """How the host's own speed drifts from session to session, read from the sentinel.
 
-    Drift between the rounds of a session already shows as spread between its processes, so it is not counted again: what an
-    interval lacks is how sessions differ. With three sessions or more that is the SD of their means; with fewer, the standard
-    error of a session's mean over its rounds stands in for it. A round counts with the median over its processes, so that one
-    disturbed process does not pass for the host.
+    A round counts with the median over its processes, so that one disturbed process does not pass for the host. From three
+    sessions on, the SD of their means, less what the sentinel's own spread within sessions explains. With fewer, the standard
+    error of a session's mean over its rounds, which stands in for it.
     """
     rounds: Rounds = {}
     for record in records:
@@ -130,10 +149,12 @@ def drift_sd(records: Iterable[InstanceRecord]) -> float:
     sessions: dict[str, list[float]] = {}
     for (session, _), values in rounds.items():
         sessions.setdefault(session, []).append(statistics.median(values))
-    if len(sessions) >= 3:
-        return statistics.stdev(statistics.fmean(values) for values in sessions.values())
-    errors = [statistics.stdev(v) / math.sqrt(len(v)) for v in sessions.values() if len(v) >= 2]
-    return max(errors, default=0.0)
+    errors = [statistics.variance(v) / len(v) for v in sessions.values() if len(v) >= 2]
+    variance = max(errors, default=0.0)
+    if len(sessions) >= MIN_DRIFT_SESSIONS:
+        between = statistics.variance(statistics.fmean(values) for values in sessions.values())
+        variance = max(0.0, between - (statistics.fmean(errors) if errors else 0.0))
+    return Drift(sd=math.sqrt(variance), n_sessions=len(sessions))
 
 
 def _roofs(records: list[InstanceRecord], pools: Iterable[list[InstanceRecord]]) -> dict[int, Roof]:
@@ -158,8 +179,9 @@ def _measurement(case: BenchCase, pool: list[InstanceRecord], drift: float, roof
     rounds: Rounds = {}
     for r in loads:
         rounds.setdefault((r.session_id, r.round), []).append(log_median(r.samples_ns))
-    time = interval([log_median(r.samples_ns) for r in loads], [(r.session_id, r.round) for r in loads], drift)
-    p10 = math.exp(statistics.fmean(math.log(quantiles(r.samples_ns).p10) for r in loads))
+    processes = [(r.session_id, r.round) for r in loads]
+    time = interval([log_median(r.samples_ns) for r in loads], processes, drift)
+    p10 = interval([math.log(quantiles(r.samples_ns).p10) for r in loads], processes).estimate
     return Measurement(
         case=case,
         status="ok",
@@ -230,7 +252,7 @@ def report_json(report: Report, device: object) -> dict[str, Any]:
     return {
         "device": device,
         "noise_floor": None if floor is None else floor.pooled,
-        "drift_sd": report.drift_sd,
+        "drift_sd": report.drift.sd,
         "measurements": [measurement_json(m, floor) for m in report.measurements],
     }
 

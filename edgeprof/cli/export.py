@@ -32,7 +32,7 @@ def measurements_frame(reports: "list[Report]") -> "pd.DataFrame":
         device = {
             "device_id": report.device_id,
             "noise_floor": None if floor is None else floor.pooled,
-            "drift_sd": report.drift_sd,
+            "drift_sd": report.drift.sd,
         }
         rows += [device | _flat(measurement_json(m, floor)) for m in report.measurements]
     return pd.DataFrame(rows).convert_dtypes()

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from edgeprof.bench.report import BASELINE_OP, Measurement, Report
+from edgeprof.bench.report import BASELINE_OP, MIN_DRIFT_SESSIONS, Measurement, Report
 from edgeprof.core.types import BenchCase
 from edgeprof.core.units import format_bytes
 from edgeprof.operators.base import Dims
@@ -146,10 +146,14 @@ def sentences(report: Report) -> list[str]:
     """What the figures are worth and what they show."""
     measured = [m for m in report.measurements if m.time is not None]
     lines = []
+    known = report.drift.n_sessions >= MIN_DRIFT_SESSIONS
+    drift = (
+        f"{report.drift.sd:.1%}, part of every interval" if known else f"unknown before {MIN_DRIFT_SESSIONS} are stored"
+    )
     if report.noise_floor is not None:
         lines.append(
-            f"A/A noise floor of this device: {report.noise_floor.pooled:.1%} (95 % of cells, half of their rounds against the "
-            f"other half). Drift of the host, by the sentinel: {report.drift_sd:.1%} (part of every interval). "
+            f"A/A noise floor of this device: {report.noise_floor.pooled:.1%} (95 % of cells measured against themselves come "
+            f"closer than that to 1). Drift of the host between sessions: {drift}. "
             f"{sum(len(m.instances) for m in measured)} loads in {len(measured)} rows; ± is half of the 95 % interval of p50."
         )
     else:

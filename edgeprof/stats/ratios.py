@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import stats
 
-from edgeprof.stats.intervals import check_level, exp_bounds, independent_values
+from edgeprof.stats.intervals import Mean, check_level, exp_bounds, independent_values, trimmed_centre, trimmed_mean
 
 Round = TypeVar("Round", bound=Hashable)
 """Names one turn of fresh processes, unique over sessions."""
@@ -17,8 +17,8 @@ Round = TypeVar("Round", bound=Hashable)
 Rounds = Mapping[Round, Sequence[float]]
 """Logarithms of the load medians of a cell by round."""
 
-MAX_SPLITS = 50
-"""Ways to halve the rounds that are looked at for one cell: all of them up to 8 rounds, a seeded choice from 9 on."""
+MAX_SWAPS = 64
+"""Ways to name the two sides of a cell's A/A pairs that are looked at: all of them up to 7 pairs, a seeded choice above."""
 
 DEGENERATE_SD = 1e-12
 """Spread of logarithms below which values count as equal: a thousandth of a nanosecond in a second."""
@@ -48,7 +48,7 @@ class NoiseFloor:
 def paired_ratio(a: Rounds[Round], b: Rounds[Round], level: float = 0.95) -> Ratio:
     """The time of ``a`` over the time of ``b``, paired round by round so that the host's drift cancels.
 
-    Student's t over the rounds that both have. Where they share fewer than two rounds the comparison is unpaired
+    Student's t over the (trimmed) rounds that both have. Where they share fewer than two rounds the comparison is unpaired
     (Welch, over the means of the rounds, or over the loads where a side has only one round), and drift stays in.
 
     Raises:
@@ -58,9 +58,8 @@ def paired_ratio(a: Rounds[Round], b: Rounds[Round], level: float = 0.95) -> Rat
     check_level(level)
     pairs = [_mean(a[key]) - _mean(b[key]) for key in a if a[key] and b.get(key)]
     if len(pairs) >= 2:
-        return _ratio(_mean(pairs), [pairs], level, n_pairs=len(pairs))
-    values_a, values_b = _independent(a), _independent(b)
-    return _ratio(_mean(values_a) - _mean(values_b), [values_a, values_b], level, n_pairs=0)
+        return _ratio([(1, pairs)], level, n_pairs=len(pairs))
+    return _ratio([(1, _independent(a)), (-1, _independent(b))], level, n_pairs=0)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -74,20 +73,24 @@ def _independent(rounds: Rounds[Round]) -> list[float]:
     return independent_values([value for value, _ in loads], [key for _, key in loads])
 
 
-def _ratio(difference: float, groups: list[list[float]], level: float, n_pairs: int) -> Ratio:
-    """The ratio exp(``difference``), whose variance is the sum of those of the groups' means.
+def _ratio(groups: list[tuple[int, list[float]]], level: float, n_pairs: int) -> Ratio:
+    """The ratio exp(sum of the groups' signed means), whose variance is the sum of those of the means.
 
-    Source: B. L. Welch, Biometrika 34 (1947), 28; with one group (the pairs) this is Student's paired test.
+    Source: K. K. Yuen, Biometrika 61 (1974), 165, which is Welch's test on trimmed means; with one group (the pairs) it is
+    the paired test.
     """
-    estimate = math.exp(difference)
-    if any(len(group) < 2 for group in groups):
+    if any(len(values) < 2 for _, values in groups):
+        estimate = math.exp(sum(sign * _mean(values) for sign, values in groups))
         return Ratio(estimate=estimate, bounds=None, p_value=None, n_pairs=n_pairs)
-    variances = [float(np.var(group, ddof=1)) / len(group) for group in groups]
+    means: list[tuple[int, Mean]] = [(sign, trimmed_mean(np.array(values))) for sign, values in groups]
+    difference = float(sum(sign * mean.centre for sign, mean in means))
+    estimate = math.exp(difference)
+    variances = [float(mean.standard_error) ** 2 for _, mean in means]
     standard_error = math.sqrt(sum(variances))
     if standard_error < DEGENERATE_SD:
         p_value = 1.0 if abs(difference) < DEGENERATE_SD else 0.0
         return Ratio(estimate=estimate, bounds=(estimate, estimate), p_value=p_value, n_pairs=n_pairs)
-    freedom = sum(variances) ** 2 / sum(v**2 / (len(g) - 1) for v, g in zip(variances, groups, strict=True))
+    freedom = sum(variances) ** 2 / sum(v**2 / mean.freedom for v, (_, mean) in zip(variances, means, strict=True))
     half_width = float(stats.t.ppf((1 + level) / 2, freedom)) * standard_error
     return Ratio(
         estimate=estimate,
@@ -98,12 +101,13 @@ def _ratio(difference: float, groups: list[list[float]], level: float, n_pairs: 
 
 
 def noise_floor(cells: Mapping[str, Rounds[Round]]) -> NoiseFloor | None:
-    """The device's A/A noise: half of a cell's rounds against its other half, over every cell and way to halve.
+    """The device's A/A noise: every cell measured against itself, paired as ratios of different cells are.
 
-    Each cell weighs the same. Halves hold half of the loads, so the floor is a little larger than that of two whole
-    measurements. None where no cell has loads in two rounds.
+    The two sides are the two loads that a cell has in each round; a cell with one load a round is paired with itself in the
+    round after, so its floor holds some drift. Which load is which side is arbitrary, so all ways to name them count.
+    Each cell weighs the same. None where no cell has a pair.
     """
-    deviations = {name: found for name, rounds in cells.items() if len(found := _half_deviations(rounds))}
+    deviations = {name: found for name, rounds in cells.items() if len(found := _aa_deviations(rounds))}
     if not deviations:
         return None
     weights = [np.full(len(found), 1 / len(found)) for found in deviations.values()]
@@ -113,24 +117,20 @@ def noise_floor(cells: Mapping[str, Rounds[Round]]) -> NoiseFloor | None:
     )
 
 
-def _half_deviations(rounds: Rounds[Round]) -> np.ndarray:
-    """The slower half of the rounds over the faster one, less 1, for up to MAX_SPLITS ways to halve them."""
-    means = np.array([_mean(loads) for loads in rounds.values() if loads])
-    n_rounds = len(means)
-    if n_rounds < 2:
+def _aa_deviations(rounds: Rounds[Round]) -> np.ndarray:
+    """The slower side over the faster one, less 1, for up to MAX_SWAPS ways to name the sides of a cell's pairs."""
+    loads = [list(values) for values in rounds.values() if values]
+    pairs = [(_mean(v[: len(v) // 2]), _mean(v[len(v) // 2 :])) for v in loads if len(v) >= 2]
+    if not pairs:
+        pairs = [(_mean(x), _mean(y)) for x, y in zip(loads[::2], loads[1::2], strict=False)]
+    if not pairs:
         return np.empty(0)
-    half = n_rounds // 2
-    if math.comb(n_rounds, half) <= (2 - n_rounds % 2) * MAX_SPLITS:  # every split of an even number occurs twice
-        splits = list(itertools.combinations(range(n_rounds), half))
-        if n_rounds % 2 == 0:  # the other half of every split comes later in the list
-            splits = splits[: len(splits) // 2]
+    differences = np.array([a - b for a, b in pairs])
+    if 2 ** (len(pairs) - 1) <= MAX_SWAPS:
+        signs = np.array([(1, *rest) for rest in itertools.product((1, -1), repeat=len(pairs) - 1)])
     else:
-        random = np.random.default_rng(0)
-        splits = [tuple(random.permutation(n_rounds)[:half]) for _ in range(MAX_SPLITS)]
-    chosen = np.array(splits)
-    sums = means[chosen].sum(axis=1)
-    differences = sums / half - (means.sum() - sums) / (n_rounds - half)
-    deviations: np.ndarray = np.expm1(np.abs(differences))
+        signs = np.random.default_rng(0).choice((1, -1), (MAX_SWAPS, len(pairs)))
+    deviations: np.ndarray = np.expm1(np.abs(trimmed_centre(signs * differences)))
     return deviations
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgeprof.bench.report import build_report, drift_sd, median_of, report_json
+from edgeprof.bench.report import build_report, host_drift, median_of, report_json
 from edgeprof.core.types import InstanceRecord, Memory, Roof
 
 BESIDES = {
@@ -271,21 +271,34 @@ def test_drift_comes_from_the_sessions_that_are_shown(add) -> None:
     def sentinels(session: str, *medians: int) -> list[InstanceRecord]:
         return [add(kind="sentinel", session_id=session, round=i, samples_ns=[ns]) for i, ns in enumerate(medians)]
 
-    one = sentinels("a", 1000, 1000)
-    assert drift_sd(one) == 0
-    two = [*one, *sentinels("b", 1000, 1100)]
-    assert drift_sd(two) == pytest.approx(math.log(1.1) / math.sqrt(2) / math.sqrt(2))
+    two = [*sentinels("a", 1000, 1000), *sentinels("b", 1000, 1100)]
+    stand_in = host_drift(two)
+    assert stand_in.sd == pytest.approx(math.log(1.1) / math.sqrt(2) / math.sqrt(2))
+    assert stand_in.in_intervals == 0  # one session cannot see how sessions differ, and two say too little
     three = [*sentinels("c", 1000), *sentinels("d", 1100), *sentinels("e", 1210)]
-    assert drift_sd(three) == pytest.approx(math.log(1.1))
-    assert drift_sd([]) == 0
+    assert host_drift(three).sd == host_drift(three).in_intervals == pytest.approx(math.log(1.1))
+    assert host_drift([]).sd == 0
+
+
+def test_what_the_sentinel_scatters_within_sessions_is_no_drift_between_them(add) -> None:
+    records = [
+        add(kind="sentinel", session_id=session, round=i, samples_ns=[ns])
+        for session in "abc"
+        for i, ns in enumerate((1000, 1500, 1000, 1500 + ord(session)))
+    ]
+    assert host_drift(records).sd == 0
 
 
 def test_drift_widens_intervals(add, measured, make_case, row) -> None:
     case = make_case("gqa")
     measured(case, 100, 101, 100, 101)
     narrow = row(case).time.relative_width
-    for number, ns in enumerate((1000, 1500)):
-        add(kind="sentinel", round=number, samples_ns=[ns])
+    measured(case, 100, session_id="s2")
+    measured(case, 100, session_id="s3")
+    pooled = row(case).time.relative_width
+    assert pooled < narrow
+    for session, ns in (("s1", 1000), ("s2", 1500), ("s3", 1200)):
+        add(kind="sentinel", session_id=session, samples_ns=[ns])
     assert row(case).time.relative_width > 2 * narrow
 
 
@@ -317,11 +330,11 @@ def test_the_document_is_the_contract(add, measured, make_case, records, contrac
     assert (fourth["status"], fourth["stable"]) == ("missing", None)
 
 
-def test_the_noise_floor_needs_two_rounds(measured, make_case, records) -> None:
+def test_the_noise_floor_needs_a_second_load(measured, make_case, records) -> None:
     case = make_case("gqa")
     measured(case, 100)
     assert build_report("fake", records, [case]).noise_floor is None
-    measured(case, 100, 120, session_id="s2")
+    measured(case, 130, session_id="s2")
     assert build_report("fake", records, [case]).noise_floor.pooled > 0
 
 

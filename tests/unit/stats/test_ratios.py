@@ -91,17 +91,20 @@ def test_a_level_that_is_no_probability_is_refused():
         paired_ratio({0: [1.0]}, {0: [1.0]}, level=95)
 
 
-def test_the_noise_floor_of_two_rounds_is_their_ratio():
+def test_the_noise_floor_of_two_rounds_of_one_load_is_their_ratio():
     floor = noise_floor({"a": {0: [0.0], 1: [0.1]}})
     assert floor.pooled == pytest.approx(math.exp(0.1) - 1)
     assert floor.by_cell == {"a": floor.pooled}
 
 
-def test_the_noise_floor_looks_at_every_way_to_halve():
-    floor = noise_floor({"a": {0: [0.0], 1: [0.0], 2: [0.0], 3: [0.4]}})
-    assert floor.pooled == pytest.approx(math.exp(0.2) - 1)
-    uneven = noise_floor({"a": {0: [0.0], 1: [0.0], 2: [0.3]}})
-    assert uneven.pooled == pytest.approx(math.exp(0.3) - 1)
+def test_the_two_loads_of_a_round_are_the_sides_of_the_noise_floor_and_drift_is_not_in_it():
+    drifting = {r: [0.5 * r, 0.5 * r + 0.02] for r in range(4)}
+    assert noise_floor({"a": drifting}).pooled == pytest.approx(math.exp(0.02) - 1)
+
+
+def test_the_noise_floor_looks_at_every_way_to_name_the_sides():
+    floor = noise_floor({"a": {0: [0.1, 0.0], 1: [0.0, 0.1]}})  # as measured they cancel, swapped they add
+    assert floor.pooled == pytest.approx(math.exp(0.1) - 1)
 
 
 def test_cells_weigh_the_same_in_the_noise_floor_whatever_their_rounds():
@@ -120,8 +123,8 @@ def test_the_noise_floor_is_reproducible_and_grows_with_the_noise():
     assert noise_floor(cells(0.02)).pooled > 1.5 * noise_floor(cells(0.01)).pooled
 
 
-@pytest.mark.parametrize("cells", [{}, {"a": {0: [1.0, 2.0]}}, {"a": {0: [1.0], 1: []}}])
-def test_there_is_no_noise_floor_without_a_second_round(cells):
+@pytest.mark.parametrize("cells", [{}, {"a": {0: [1.0]}}, {"a": {0: [1.0], 1: []}}])
+def test_there_is_no_noise_floor_without_a_pair(cells):
     assert noise_floor(cells) is None
 
 
