@@ -117,7 +117,8 @@ def interval(
     quantile: t of the loads' degrees of freedom, and the normal one for the drift.
 
     Source: Student's t over cluster means: Donner and Klar, Design and Analysis of Cluster Randomization Trials (2000),
-    chapter 7; trimming: Yuen, see ``trimmed_mean``; sum of half-widths in quadrature (MOVER): Zou and Donner, Statistics in Medicine 27 (2008), 1693.
+    chapter 7; trimming: Yuen, see ``trimmed_mean``; sum of half-widths in quadrature (MOVER): Zou and Donner, Statistics in
+    Medicine 27 (2008), 1693.
 
     Raises:
         ValueError: there is no load, a value is not finite, or the lengths differ.
