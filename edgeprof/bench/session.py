@@ -25,6 +25,10 @@ Group = tuple[str, int]
 """A runtime and a number of threads: what one worker process serves."""
 
 
+class MisplacedError(Exception):
+    """A worker does not run with the threads or on the CPUs that it was given."""
+
+
 class Session:
     """One run of ``edgeprof bench`` on one host. With ``fresh``, what is stored is not counted."""
 
@@ -123,6 +127,11 @@ class Session:
                     self.reporter.step(label(item))
                 if left:
                     raise WorkerLostError("the worker ended before its work was done")
+            except MisplacedError as misplaced:
+                for item in left:
+                    self._fail(item, "error", str(misplaced))
+                    self.reporter.step(label(item))
+                return
             except WorkerLostError as lost:
                 logger.warning("%s worker lost: %s", group[0], lost)
                 if not left:
@@ -146,8 +155,10 @@ class Session:
         job = Job(runtime=runtime, n_threads=n_threads, cpus=cpus, items=items, protocol=self.protocol, sentinel=True)
         ready: Event = {}
         for event in run_worker(job_to_json(job), n_threads=n_threads, silence_s=SILENCE_S):
+            if event["event"] == "ready":
+                ready = event
+                check_placement(event, n_threads, cpus)
             if event["event"] in ("ready", "end"):
-                ready = ready or event
                 self.recorder.append_host(
                     runtime, kind="sentinel", status="ok", number=number, samples_ns=event["sentinel_ns"]
                 )
@@ -178,6 +189,19 @@ class Session:
         for slot, row in rows:
             if slot.case_key is not None:
                 self.recorder.append(slot.case, kind="latency", status="ok", **row, **ring, **seen)
+
+
+def check_placement(ready: Event, n_threads: int, cpus: list[int]) -> None:
+    """Checks the threads and CPUs that a worker read back against those it was given.
+
+    Raises:
+        MisplacedError: they differ: whatever was timed now would be something else than its label says.
+    """
+    seen, affinity = ready["n_threads_seen"], ready["affinity_seen"]
+    if seen != n_threads:
+        raise MisplacedError(f"asked for {n_threads} threads, the runtime has {seen}: not timed")
+    if affinity and affinity != sorted(cpus):
+        raise MisplacedError(f"asked for CPUs {sorted(cpus)}, the kernel gave {affinity}: not timed")
 
 
 def _with_ring_mates(missing: list[BenchCase], able: list[BenchCase]) -> list[BenchCase]:

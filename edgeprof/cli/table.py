@@ -35,6 +35,9 @@ def report_tables(report: Report) -> "list[Table]":
         table = make_table(title, COLUMNS, right=NUMBERS)
         for m in rows:
             table.add_row(*row_cells(m, report))
+        if report.noise_floor is not None:
+            table.caption = f"A/A noise floor {report.noise_floor.pooled:.1%}"
+            table.caption_justify = "left"
         tables.append(table)
     return tables
 

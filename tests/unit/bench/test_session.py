@@ -7,7 +7,7 @@ import pytest
 
 from edgeprof.bench.report import build_report
 from edgeprof.bench.rings import working_set_bytes
-from edgeprof.bench.session import Session, item_cases, label
+from edgeprof.bench.session import MisplacedError, Session, check_placement, item_cases, label
 from edgeprof.devices.worker_process import WorkerLostError
 from edgeprof.runtimes.artifact import artifact_spec
 
@@ -299,3 +299,18 @@ def test_labels_say_what_is_measured(run, workers, make_case) -> None:
     assert label(hot) == "torch_eager fp32 gqa decode kv16 hot"
     assert label(ring) == f"torch_eager fp32 ring of {len(ring.slots)} decode"
     assert [c.op for c in item_cases(ring)] == ["gqa"]
+
+
+@pytest.mark.parametrize(
+    ("n_threads_seen", "affinity_seen", "said"),
+    [(4, [0], "asked for 1 threads, the runtime has 4"), (1, [0, 1], r"asked for CPUs \[0\], the kernel gave \[0, 1\]")],
+)
+def test_a_worker_that_is_not_placed_as_asked_is_refused(n_threads_seen, affinity_seen, said) -> None:
+    ready = {"event": "ready", "n_threads_seen": n_threads_seen, "affinity_seen": affinity_seen}
+    with pytest.raises(MisplacedError, match=said):
+        check_placement(ready, 1, [0])
+
+
+def test_a_worker_that_is_placed_as_asked_is_taken() -> None:
+    check_placement({"event": "ready", "n_threads_seen": 2, "affinity_seen": [0, 1]}, 2, [1, 0])
+    check_placement({"event": "ready", "n_threads_seen": 2, "affinity_seen": []}, 2, [1, 0])  # cannot be asked here
