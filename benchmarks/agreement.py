@@ -106,7 +106,10 @@ def torch_pair(case: BenchCase, rounds: int) -> list[tuple[float, float]]:
     pairs = []
     for _ in range(rounds):  # call by call in turn, so that the host's drift meets both alike
         with quiet_gc():
-            turns = [(timed(call, 1)[0], timer.timeit(1).median * 1e9) for _ in range(n)]
+            turns = []
+            for _ in range(n):
+                timed(call, 2)  # timeit warms up with two calls before each of its own
+                turns.append((timed(call, 1)[0], timer.timeit(1).median * 1e9))
         pairs.append((statistics.median(t[0] for t in turns), statistics.median(t[1] for t in turns)))
     return pairs
 

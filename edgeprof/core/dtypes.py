@@ -27,7 +27,8 @@ class DType:
 
 
 # Tolerances: fp32 leaves room for reordered sums; bf16 has 8 significant bits (2^-8 = 0.4 %) over a few roundings; the
-# 4-bit forms compute with activations rounded to 8 bits (per token or per block), which costs about 1 % an operator.
+# 4-bit forms compute with activations rounded to 8 bits, which costs a token 1 to 2 %; 8da4w rounds a whole token with one
+# scale, and the worst of 4096 tokens of a right short convolution was seen at 3.2 %.
 WEIGHT_DTYPES: dict[str, DType] = {
     d.name: d
     for d in (
@@ -53,7 +54,7 @@ WEIGHT_DTYPES: dict[str, DType] = {
             bits=4 + 16 / QUANT_GROUP,
             embedding_bits=32,
             activation_bits=32,
-            tolerance=3e-2,
+            tolerance=4e-2,
             meaning="4-bit symmetric weights in groups of 32, activations quantised to int8 per token at run time",
         ),
     )
