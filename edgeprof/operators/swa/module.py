@@ -7,7 +7,7 @@ from edgeprof.operators.attention import AttentionModule, attend_all, attend_cau
 from edgeprof.operators.module import State
 from edgeprof.operators.swa.spec import SwaSpec
 
-BLOCK = 256
+BLOCK = 64
 """Most query tokens of a prefill block; each block reads its own tokens and the window before them (docs/forms-torch.md)."""
 
 
