@@ -177,7 +177,12 @@ class FakeWorkers:
         self.jobs.append(parsed)
         assert n_threads == parsed.n_threads
         sentinel = [1000, 1001, 1002] if parsed.sentinel else []
-        yield {"event": "ready", "n_threads_seen": n_threads, "affinity_seen": list(range(n_threads)), "sentinel_ns": sentinel}
+        yield {
+            "event": "ready",
+            "n_threads_seen": n_threads,
+            "affinity_seen": list(range(n_threads)),
+            "sentinel_ns": sentinel,
+        }
         for index, item in enumerate(parsed.items):
             yield {"event": "begin", "item": index}
             answer = self.answer(item)

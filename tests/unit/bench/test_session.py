@@ -303,7 +303,10 @@ def test_labels_say_what_is_measured(run, workers, make_case) -> None:
 
 @pytest.mark.parametrize(
     ("n_threads_seen", "affinity_seen", "said"),
-    [(4, [0], "asked for 1 threads, the runtime has 4"), (1, [0, 1], r"asked for CPUs \[0\], the kernel gave \[0, 1\]")],
+    [
+        (4, [0], "asked for 1 threads, the runtime has 4"),
+        (1, [0, 1], r"asked for CPUs \[0\], the kernel gave \[0, 1\]"),
+    ],
 )
 def test_a_worker_that_is_not_placed_as_asked_is_refused(n_threads_seen, affinity_seen, said) -> None:
     ready = {"event": "ready", "n_threads_seen": n_threads_seen, "affinity_seen": affinity_seen}
