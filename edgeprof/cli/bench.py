@@ -33,7 +33,7 @@ def bench(
     """Measure operators on a device and print the table.
 
     Without arguments: short convolution, sliding-window attention and GQA at LFM2-350M's sizes, in three runtimes, in about
-    five minutes. Every load is stored as soon as it is measured; the same command again measures only what is missing.
+    seven minutes. Every load is stored as soon as it is measured; the same command again measures only what is missing.
     """
     from edgeprof.bench.plan import plan
     from edgeprof.bench.protocol import protocol_for
