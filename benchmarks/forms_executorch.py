@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from edgeprof.core.types import Artifact, ArtifactSpec
 from edgeprof.operators import executorch_form
 from edgeprof.operators.arrays import Array, random_input, random_weights
-from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
+from edgeprof.operators.base import OperatorSpec
 from edgeprof.operators.executorch_form import CallShape, Form
+from edgeprof.operators.geglu.executorch import CUBIC, LINEAR, GegluForm
 from edgeprof.operators.gqa import executorch as gqa_form
 from edgeprof.operators.gqa.executorch import GqaForm, index
 from edgeprof.operators.head import executorch as head_form
@@ -46,22 +47,22 @@ ROUNDS, ROUND_S = 9, 0.1
 PATCHED = (executorch_form, gqa_form, swa_form, rms_norm_form, head_form)
 
 
-def mean_by_linear(x: Tensor, scale: Tensor) -> Tensor:
+def mean_by_linear(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """RMSNorm whose mean is a linear layer of ones: wholly delegated."""
     ones = torch.full((1, x.shape[-1]), 1.0 / x.shape[-1])
-    return x * torch.rsqrt(F.linear(x * x, ones) + NORM_EPSILON) * scale
+    return x * torch.rsqrt(F.linear(x * x, ones) + eps) * scale
 
 
-def mean_by_pooling(x: Tensor, scale: Tensor) -> Tensor:
+def mean_by_pooling(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """RMSNorm whose mean is a global average pool over (1, D): wholly delegated."""
     rows = (x * x).reshape(-1, 1, 1, x.shape[-1])
     mean = rows.mean((2, 3), keepdim=True).reshape(*x.shape[:-1], 1)
-    return x * torch.rsqrt(mean + NORM_EPSILON) * scale
+    return x * torch.rsqrt(mean + eps) * scale
 
 
-def undelegated_mean(x: Tensor, scale: Tensor) -> Tensor:
+def undelegated_mean(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """RMSNorm whose mean XNNPACK does not take."""
-    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + NORM_EPSILON) * scale
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * scale
 
 
 def rotate_by_cat(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -140,6 +141,22 @@ class FusedSwiglu(SwigluForm):
         y = self.w_both(x)
         half = y.shape[-1] // 2
         return self.w_down(F.silu(y[..., :half]) * y[..., half:])
+
+
+class ExactGeglu(GegluForm):
+    """Another function: the exact gelu, which is what XNNPACK makes of any ``F.gelu``."""
+
+    def activate(self, gate: Tensor) -> Tensor:
+        """The activation."""
+        return F.gelu(gate, approximate="tanh")
+
+
+class TanhGeglu(GegluForm):
+    """The approximation as it is usually written; ExecuTorch's own kernel runs tanh."""
+
+    def activate(self, gate: Tensor) -> Tensor:
+        """The activation."""
+        return gate * 0.5 * (1 + torch.tanh(gate * (gate * gate * (CUBIC / 2) + LINEAR / 2)))
 
 
 def fuse(form: Form, names: tuple[str, ...]) -> nn.Linear:
@@ -286,6 +303,13 @@ def groups() -> dict[str, Group]:
     }
     blocks = {f"delegated blocks of {b}": Variant(GqaForm, {"BLOCK": b}) for b in (128, 64, 256, 512)}
     swa_blocks = {n: Variant(SwaForm, v.patches) for n, v in blocks.items()}
+    geglu = make_spec("geglu", {"d_model": D, "d_ff": D_FF})
+    geglu_forms = {
+        "by sigmoid": Variant(GegluForm),
+        "by tanh": Variant(TanhGeglu),
+        "F.gelu (the exact one)": Variant(ExactGeglu),
+        "silu (swiglu)": Variant(SwigluForm),
+    }
     norms = {
         "deployed": None,
         "undelegated mean": undelegated_mean,
@@ -338,6 +362,8 @@ def groups() -> dict[str, Group]:
             both,
             {"three projections": Variant(SwigluForm), "gate and up as one, cut": Variant(FusedSwiglu)},
         ),
+        "geglu_decode": Group(geglu, shape(1), both, geglu_forms),
+        "geglu_prefill_256": Group(geglu, shape(256), ("fp32",), geglu_forms),
     }
 
 

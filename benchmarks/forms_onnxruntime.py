@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKern
 
 from edgeprof.operators.arrays import random_input, random_weights
 from edgeprof.operators.attribute import form
+from edgeprof.operators.geglu.executorch import CUBIC, LINEAR
 from edgeprof.operators.gqa.onnx import attention, norm_heads
 from edgeprof.operators.onnx_graph import BATCH, MICROSOFT, ROWS, Emit, Graph, operator_graph
 from edgeprof.operators.registry import make_spec
 from edgeprof.operators.swa.onnx import cache_rows
+from edgeprof.operators.swiglu.onnx import gated
 from edgeprof.runtimes.onnxruntime import PROVIDERS, OnnxCell, session_options
 
 D_MODEL, HEAD_DIM, WINDOW = 1024, 64, 512
@@ -93,6 +96,25 @@ def _swiglu(graph, gate, up):
 
 
 activations = {"quick": _quick_gelu, "sigmoid": _sigmoid, "swiglu": _swiglu}
+
+
+# geglu
+
+
+def geglu(activate: Callable[[Graph, str, str], str]) -> Emit:
+    return lambda graph, spec, w, x, prefix: gated(graph, w, x, prefix, partial(activate, graph))
+
+
+def fast_gelu(graph: Graph, gate: str, active: str) -> str:
+    return graph.node("FastGelu", [gate], [active], domain=MICROSOFT)
+
+
+def gelu_by_sigmoid(graph: Graph, gate: str, active: str) -> str:
+    linear, cubic = (graph.constant(n, np.float32(v)) for n, v in (("linear", LINEAR), ("cubic", CUBIC)))
+    square = graph.node("Mul", [gate, gate], ["square"])
+    factor = graph.node("Add", [graph.node("Mul", [square, cubic], ["squares"]), linear], ["factor"])
+    sigmoid = graph.node("Sigmoid", [graph.node("Mul", [gate, factor], ["argument"])], ["sigmoid"])
+    return graph.node("Mul", [gate, sigmoid], [active])
 
 
 # short_conv
@@ -228,7 +250,7 @@ def swa_ring(fused: bool) -> Emit:
             split = graph.constant(f"{name}.split", np.array([0, 0, -1, spec.head_dim]))
             y = graph.node("Reshape", [graph.linear(x, f"w_{name}", w[f"w_{name}"]), split], [f"{name}.split_heads"])
             if name != "v":
-                y = graph.rms_norm(y, f"{name}_norm", w[f"{name}_norm"])
+                y = graph.rms_norm(y, f"{name}_norm", w[f"{name}_norm"], spec.eps)
             y = graph.node("Transpose", [y], [f"{name}.turned"], perm=[0, 2, 1, 3])
             inputs = [y, position, *tables]
             return y if name == "v" else graph.node("RotaryEmbedding", inputs, [f"{name}.rope"], domain=MICROSOFT)
@@ -260,20 +282,21 @@ def _attend_matmul(graph, spec) -> str:
 
 
 def rms_norm_standard(graph, spec, w, x, prefix) -> str:
-    return graph.node("RMSNormalization", [x, graph.vector("norm", w["norm"])], ["y"], axis=-1, epsilon=1e-5)
+    return graph.node("RMSNormalization", [x, graph.vector("norm", w["norm"])], ["y"], axis=-1, epsilon=spec.eps)
 
 
 def rms_norm_primitive(graph, spec, w, x, prefix) -> str:
     square = graph.node("Mul", [x, x], ["square"])
     mean = graph.node("ReduceMean", [square, graph.constant("axis", np.array([-1]))], ["mean"])
     root = graph.node(
-        "Sqrt", [graph.node("Add", [mean, graph.constant("eps", np.float32([1e-5]))], ["shifted"])], ["root"]
+        "Sqrt", [graph.node("Add", [mean, graph.constant("eps", np.float32([spec.eps]))], ["shifted"])], ["root"]
     )
     return graph.node("Mul", [graph.node("Div", [x, root], ["unit"]), graph.vector("norm", w["norm"])], ["y"])
 
 
 SIZES = {
     "swiglu": {"d_model": D_MODEL, "d_ff": 4608},
+    "geglu": {"d_model": D_MODEL, "d_ff": 4608},
     "short_conv": {"d_model": D_MODEL},
     "gqa": HEADS,
     "swa": HEADS | {"window": WINDOW},
@@ -295,6 +318,7 @@ FORMS: dict[str, dict[str, Emit]] = {
         "MatMulNBits, accuracy_level 0": swiglu(linear_int4(0)),
         "MatMulNBits, accuracy_level 1": swiglu(linear_int4(1)),
     },
+    "geglu": {"FastGelu for Gelu": geglu(fast_gelu), "Mul, Add and Sigmoid for Gelu": geglu(gelu_by_sigmoid)},
     "short_conv": {
         "projections packed, Split": short_conv(conv_fused_by_channel, pack=True),
         "CausalConvWithState with channels_last": short_conv(conv_fused),

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from edgeprof.operators.attention import attend_all, attend_causal
+from edgeprof.operators.base import NORM_EPSILON
 from edgeprof.operators.module import rms_norm
 from edgeprof.operators.swa import module as swa
 
@@ -148,8 +149,8 @@ def windowed(tokens: int) -> Forms:
 def norms(tokens: int) -> Forms:
     x, scale = torch.randn(1, tokens, D), torch.randn(D)
     return {
-        "rms_norm": lambda: rms_norm(x, scale),
-        "by hand": lambda: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * scale,
+        "rms_norm": lambda: rms_norm(x, scale, NORM_EPSILON),
+        "by hand": lambda: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + NORM_EPSILON) * scale,
     }
 
 

@@ -11,7 +11,11 @@ from edgeprof.bench.jobs import Item, Job, RingSlot, job_from_json
 from edgeprof.bench.recorder import Host, Recorder
 from edgeprof.core.canonical import canonical_json
 from edgeprof.core.types import Artifact, BenchCase, MeasureProtocol
+from edgeprof.models.block import block_of
+from edgeprof.models.config import config_of_pattern
+from edgeprof.models.model import model_of
 from edgeprof.operators.base import Dims
+from edgeprof.operators.registry import make_spec
 from edgeprof.runtimes.artifact import META_FILE, artifact_folder
 from edgeprof.store import Store
 
@@ -21,12 +25,16 @@ TINY_DIMS: dict[str, Dims] = {
     "swa": HEADS | {"window": 6},
     "gqa": HEADS,
     "swiglu": {"d_model": 32, "d_ff": 64},
+    "geglu": {"d_model": 32, "d_ff": 64},
     "embedding": {"vocab": 40, "d_model": 32},
     "head": {"vocab": 40, "d_model": 32},
     "rms_norm": {"d_model": 32},
     "residual": {"d_model": 32},
     "identity": {"d_model": 32},
 }
+TINY_BLOCK = block_of(make_spec("gqa", TINY_DIMS["gqa"]), make_spec("swiglu", TINY_DIMS["swiglu"]))
+TINY_MODEL = config_of_pattern("CSG", HEADS | {"window": 6, "d_ff": 64}, name="tiny", d_model=32, vocab=40)
+TINY_DIMS |= {"block": TINY_BLOCK.dims(), "model": model_of(TINY_MODEL).dims()}
 """Dimensions of every operator that make its module and its arithmetic small."""
 
 

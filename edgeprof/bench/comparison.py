@@ -17,6 +17,7 @@ from edgeprof.core.ranges import parse_sizes
 from edgeprof.core.registry import did_you_mean
 from edgeprof.core.types import BenchCase, InstanceRecord
 from edgeprof.core.units import parse_bytes
+from edgeprof.models.composite import composite_ops
 from edgeprof.operators.registry import OPERATORS
 from edgeprof.stats.intervals import exp_bounds
 from edgeprof.stats.ratios import Ratio, different, paired_ratio
@@ -95,8 +96,9 @@ def known_keys() -> list[str]:
 
 
 def _dimensions() -> dict[str, type]:
-    """The operators' dimensions and the type of each."""
-    return {f.name: _type_of(f.type) for op in OPERATORS for f in fields(OPERATORS.get(op))}
+    """The single operators' dimensions and the type of each."""
+    single = [op for op in OPERATORS if op not in composite_ops()]
+    return {f.name: _type_of(f.type) for op in single for f in fields(OPERATORS.get(op))}
 
 
 def _type_of(annotation: object) -> type:
@@ -175,11 +177,15 @@ def load_side(selector: Selector, root: Path) -> Side:
 
 
 def side_of(selector: Selector, reports: Iterable[Report]) -> Side:
-    """The rows of ``reports`` that a selector picks."""
+    """The rows of ``reports`` that a selector picks; those of models' parts only where it names their operator or session."""
     stored = [(report, m) for report in reports for m in report.measurements]
     return Side(
         selector=selector,
-        rows=tuple((report, m) for report, m in stored if selector.takes(m.case)),
+        rows=tuple(
+            (report, m)
+            for report, m in stored
+            if selector.takes(m.case) and (not m.of_model or selector.keys & {"op", "session"})
+        ),
         stored=tuple(m for _, m in stored),
     )
 

@@ -1,6 +1,6 @@
 """The plan: a suite's matrix and a user's selection become the list of cases, checked before anything is built."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import cast, get_args
@@ -10,9 +10,10 @@ from edgeprof.bench.suite import MAX_DECODE_TOKENS, Cells, Suite, length_pairs, 
 from edgeprof.core.dtypes import kv_itemsize
 from edgeprof.core.errors import UsageError
 from edgeprof.core.registry import did_you_mean
-from edgeprof.core.types import BenchCase, CacheState, Phase
+from edgeprof.core.types import BenchCase, CacheState, Phase, RingPlan
 from edgeprof.core.units import format_bytes
 from edgeprof.devices.base import DEVICES, Device
+from edgeprof.models.composite import composite_ops
 from edgeprof.operators.base import Dims, OperatorSpec
 from edgeprof.operators.registry import OPERATORS, make_spec
 from edgeprof.runtimes.base import RUNTIMES, Runtime
@@ -186,8 +187,13 @@ def specs_of(
     """The operator at every combination of the dimensions that it has; what is asked for replaces the suite's.
 
     Raises:
-        UsageError: a dimension is missing, or they do not fit together.
+        UsageError: a dimension is missing, they do not fit together, or the operator is a block or a whole model.
     """
+    if op in composite_ops():
+        raise UsageError(
+            f"{op}: is made of a model's configuration: edgeprof inspect counts it, edgeprof predict --measure and edgeprof "
+            "verify measure it; here, name a single operator"
+        )
     own = {f.name: f.type in (float, "float") for f in fields(OPERATORS.get(op))}
     axes = {name: values for name, values in {**suite_dims, **asked}.items() if name in own}
     combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -280,26 +286,44 @@ def memory_needed(case: BenchCase) -> MemoryNeed:
     """What the case takes: an fp32 copy of the weights for the build, weights, state, activations, and its ring.
 
     Activations are the outputs of every linear layer and, for attention, one whole score matrix in fp32: what a
-    runtime without a fused attention would hold.
+    runtime without a fused attention would hold. Of a block or a model, they are those of its largest part.
     """
     spec = make_spec(case.op, case.dims)
-    tokens = case.batch * case.q_len
-    outputs = sum(w.shape[0] for w in spec.weights().values() if w.kind == "linear")
-    scores = case.batch * int(case.dims.get("n_heads", 0)) * case.q_len * _visible_rows(case)
     return MemoryNeed(
         build_bytes=4 * sum(w.size for w in spec.weights().values()),
         weight_bytes=spec.weight_bytes(case.dtype),
         state_bytes=spec.state_bytes(batch=case.batch, kv_len=case.kv_len, kv_dtype=case.kv_dtype),
-        activation_bytes=4 * (tokens * outputs + scores)
+        activation_bytes=max(_activation_bytes(leaf, case) for leaf in spec.leaves())
         + spec.io_bytes(batch=case.batch, q_len=case.q_len, dtype=case.dtype),
         ring_bytes=case.ring_bytes or 0,
     )
 
 
-def _visible_rows(case: BenchCase) -> int:
+def _activation_bytes(spec: OperatorSpec, case: BenchCase) -> int:
+    dims = spec.dims()
+    tokens = case.batch * case.q_len
+    outputs = sum(w.shape[0] for w in spec.weights().values() if w.kind == "linear")
+    scores = case.batch * int(dims.get("n_heads", 0)) * case.q_len * _visible_rows(dims, case.kv_len)
+    return 4 * (tokens * outputs + scores)
+
+
+def _visible_rows(dims: Dims, kv_len: int) -> int:
     """Rows of keys in one row of scores: with a window, a block of queries sees itself and the window before it."""
-    window = case.dims.get("window")
-    return case.kv_len if window is None else min(case.kv_len, 2 * int(window))
+    window = dims.get("window")
+    return kv_len if window is None else min(kv_len, 2 * int(window))
+
+
+def ring_memory_needed(ring: RingPlan) -> MemoryNeed:
+    """What a ring takes: the weights and state of every cell in it, and the largest build and activations of one."""
+    cells = [*(c for c in (ring.first, ring.last) if c is not None), *ring.turn * ring.turns]
+    needs = [memory_needed(case) for case in cells]
+    return MemoryNeed(
+        build_bytes=max(need.build_bytes for need in needs),
+        weight_bytes=sum(need.weight_bytes for need in needs),
+        state_bytes=sum(need.state_bytes for need in needs),
+        activation_bytes=max(need.activation_bytes for need in needs),
+        ring_bytes=0,
+    )
 
 
 def check_fits(cases: list[BenchCase], *, free_bytes: int, cpus: int) -> None:
@@ -314,16 +338,37 @@ def check_fits(cases: list[BenchCase], *, free_bytes: int, cpus: int) -> None:
         UsageError: names the first case that needs more memory than is free, or more threads than there are CPUs.
     """
     for case in cases:
-        if case.n_threads > cpus:
-            raise UsageError(
-                f"threads: {case.n_threads} is more than the {cpus} CPUs that may be used here; use 1 to {cpus}"
-            )
-        need = memory_needed(case)
-        if need.total_bytes > free_bytes:
-            raise UsageError(
-                f"{case_label(case)}: needs about {format_bytes(need.total_bytes)} ({need}), "
-                f"and {format_bytes(free_bytes)} are free; use smaller sizes"
-            )
+        _check_threads(case, cpus)
+        _check_memory(case_label(case), memory_needed(case), free_bytes, "use smaller sizes")
+
+
+def check_rings_fit(rings: Sequence[RingPlan], *, free_bytes: int, cpus: int) -> None:
+    """Likewise, rings that are asked for as such: all cells of one are held at a time.
+
+    Raises:
+        UsageError: names the first ring that does not fit.
+    """
+    for ring in rings:
+        case = ring.turn[0]
+        _check_threads(case, cpus)
+        count = len(ring.turn) * ring.turns + (ring.first is not None) + (ring.last is not None)
+        label = case_label(case) if count == 1 else f"ring of {count} cells, {case_label(case)} in it"
+        fix = "use a smaller model, a shorter context or a format with fewer bits"
+        _check_memory(label, ring_memory_needed(ring), free_bytes, fix)
+
+
+def _check_threads(case: BenchCase, cpus: int) -> None:
+    if case.n_threads > cpus:
+        raise UsageError(
+            f"threads: {case.n_threads} is more than the {cpus} CPUs that may be used here; use 1 to {cpus}"
+        )
+
+
+def _check_memory(label: str, need: MemoryNeed, free_bytes: int, fix: str) -> None:
+    if need.total_bytes > free_bytes:
+        raise UsageError(
+            f"{label}: needs about {format_bytes(need.total_bytes)} ({need}), and {format_bytes(free_bytes)} are free; {fix}"
+        )
 
 
 def case_label(case: BenchCase) -> str:

@@ -22,6 +22,9 @@ SILENCE_S = {"build": 900.0, "probe": 300.0, "roof": 120.0}
 ROOF_RUNTIME = "torch_eager"
 """The runtime whose worker runs the roof's probes."""
 
+FINDINGS = ("memory", "max_rel_error", "quantization_error", "weight_bytes", "arena_bytes", "delegated_share")
+"""The fields of a record that a probe fills."""
+
 T = TypeVar("T")
 
 
@@ -112,9 +115,21 @@ def _needed(case: BenchCase) -> list[BenchCase]:
 
 
 def probe_missing(cases: list[BenchCase], stored: list[InstanceRecord], recorder: Recorder, reporter: Reporter) -> None:
-    """Measures memory and checks numerics of the cases that have no such record yet; a wrong one has failed."""
-    passed = {r.case_key: r for r in stored if r.kind == "probe" and r.status == "ok"}
-    todo = [c for c in cases if c.key not in passed or not recorder.poolable(passed[c.key], c)]
+    """Measures memory and checks numerics of the cases that have no such record yet; a wrong one has failed.
+
+    Neither depends on the ring or the cache state: what was found of the same load and call in another one is taken over.
+    """
+    passed: dict[str, list[InstanceRecord]] = {}
+    for record in stored:
+        if record.kind == "probe" and record.status == "ok" and record.artifact_key is not None:
+            passed.setdefault(record.artifact_key, []).append(record)
+    todo = []
+    for case in cases:
+        known = [r for r in passed.get(artifact_spec(case).key, []) if recorder.same_cell(r, case)]
+        if not known:
+            todo.append(case)
+        elif all(r.case_key != case.key for r in known):
+            recorder.append(case, kind="probe", status="ok", **{name: getattr(known[-1], name) for name in FINDINGS})
     groups = _by_shape(todo)
     if not groups:
         return
@@ -137,7 +152,7 @@ def probe_missing(cases: list[BenchCase], stored: list[InstanceRecord], recorder
 
 
 def _by_shape(cases: Iterable[BenchCase]) -> list[list[BenchCase]]:
-    """Cases that differ only in cache state, which neither memory nor numerics depend on."""
+    """Cases that differ only in cache state and ring, which neither memory nor numerics depend on."""
     groups: dict[tuple[str, int, int], list[BenchCase]] = {}
     for case in cases:
         groups.setdefault((artifact_spec(case).key, case.kv_len, case.n_threads), []).append(case)
@@ -151,21 +166,19 @@ def _append_probe(case: BenchCase, outcome: Outcome, recorder: Recorder) -> None
     artifact = cached_artifact(artifact_spec(case).key)
     assert artifact is not None, "it was just probed"
     error, rounding = outcome.result["max_rel_error"], outcome.result["quantization_error"]
+    found = {
+        "memory": Memory(**outcome.result["memory"]),
+        "max_rel_error": error,
+        "quantization_error": rounding,
+        "weight_bytes": artifact.weight_bytes,
+        "arena_bytes": artifact.arena_bytes,
+        "delegated_share": artifact.delegated_share,
+    }
     reason = refusal(case, error, rounding)
-    recorder.append(
-        case,
-        kind="probe",
-        status="ok" if reason is None else "wrong_output",
-        reason=reason,
-        memory=Memory(**outcome.result["memory"]),
-        max_rel_error=error,
-        quantization_error=rounding,
-        weight_bytes=artifact.weight_bytes,
-        arena_bytes=artifact.arena_bytes,
-        delegated_share=artifact.delegated_share,
-    )
-    if reason is not None:
-        recorder.failed.add(case.key)
+    if reason is None:
+        recorder.append(case, kind="probe", status="ok", **found)
+    else:
+        recorder.fail(case, "wrong_output", reason, **found)
 
 
 def find_roof(cases: list[BenchCase], recorder: Recorder, reporter: Reporter) -> None:

@@ -13,6 +13,7 @@ from edgeprof.devices.base import Environment
 from edgeprof.runtimes.artifact import artifact_spec
 from edgeprof.runtimes.base import RUNTIMES, runtime_version
 from edgeprof.store import Store
+from edgeprof.store.pooling import same_build, same_conditions
 from edgeprof.store.store import RESULTS_VARIABLE
 
 
@@ -26,30 +27,15 @@ class Host:
     pick_cpus: Callable[[int], list[int]]
 
 
-def same_conditions(record: InstanceRecord, case: BenchCase, protocol_version: int, fingerprint: str) -> bool:
-    """Whether a stored record may be pooled with what is measured now for ``case``.
-
-    It must have the same case, protocol version, environment fingerprint, runtime version, and artifact (so the same code).
-    """
-    spec = artifact_spec(case)
-    return (
-        record.case_key == case.key
-        and record.protocol_version == protocol_version
-        and record.fingerprint == fingerprint
-        and record.runtime_version == spec.runtime_version
-        and record.artifact_key == spec.key
-    )
-
-
 class Recorder:
-    """Writes the records of one session."""
+    """Writes the records of one session. ``failed`` says of each case that will have no times why not."""
 
     def __init__(self, store: Store, host: Host, protocol: MeasureProtocol) -> None:
         self.store = store
         self.host = host
         self.protocol = protocol
         self.session_id = uuid.uuid4().hex[:12]
-        self.failed: set[str] = set()
+        self.failed: dict[str, str] = {}
 
     def check_writable(self) -> None:
         """Looks whether records could be written, before minutes are spent on what they are about.
@@ -69,10 +55,19 @@ class Recorder:
         """Whether a stored record may be pooled with this session's."""
         return same_conditions(record, case, self.protocol.version, self.host.fingerprint)
 
-    def fail(self, case: BenchCase, status: Status, reason: str | None) -> None:
+    def same_cell(self, record: InstanceRecord, case: BenchCase) -> bool:
+        """Whether a stored record is of the same load and call as ``case``, whatever ring either of them is timed in."""
+        other = record.case
+        return (
+            other is not None
+            and (other.kv_len, other.n_threads) == (case.kv_len, case.n_threads)
+            and same_build(record, case, self.protocol.version, self.host.fingerprint)
+        )
+
+    def fail(self, case: BenchCase, status: Status, reason: str | None, **facts: Any) -> None:
         """Records why a case has no times; it is not tried again in this session."""
-        self.failed.add(case.key)
-        self.append(case, kind="probe", status=status, reason=reason)
+        self.failed[case.key] = f"{status}: {reason}"
+        self.append(case, kind="probe", status=status, reason=reason, **facts)
 
     def append(self, case: BenchCase, *, number: int = 0, **facts: Any) -> None:
         """Stores one record of a case; ``number`` is its round."""

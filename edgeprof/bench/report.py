@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeprof.core.types import BenchCase, InstanceRecord, Roof
+from edgeprof.models.composite import composite_ops
 from edgeprof.operators.registry import make_spec
 from edgeprof.stats.intervals import Interval, interval
 from edgeprof.stats.quantiles import log_median, quantiles
@@ -30,7 +31,8 @@ Rounds = dict[tuple[str, int], list[float]]
 class Measurement:
     """All pooled instances of one case, summarised. ``time`` and ``p10_ns`` are None unless the status is ``ok``.
 
-    ``rounds`` holds the logarithms of the load medians by session and round, for paired comparison.
+    ``rounds`` holds the logarithms of the load medians by session and round, for paired comparison. ``of_model``: it was
+    measured for the sake of whole models, in sessions over their blocks.
     """
 
     case: BenchCase
@@ -45,6 +47,7 @@ class Measurement:
     roof_share: float | None = None
     ratio: Ratio | None = None
     rounds: Rounds = field(default_factory=dict)
+    of_model: bool = False
 
     @property
     def p50_ns(self) -> float | None:
@@ -113,8 +116,16 @@ def build_report(
     sessions = {r.session_id for pool in pools.values() for r in pool}
     drift = host_drift(r for r in everything if r.session_id in sessions)
     roofs = _roofs(everything, pools.values())
-    rows = [_measurement(case, pools[case.key], drift.in_intervals, roofs) for case in cases]
-    floor = noise_floor({row.case.key: row.rounds for row in rows if row.rounds})
+    model_sessions = {r.session_id for r in everything if r.case is not None and r.case.op in composite_ops()}
+    rows = [
+        replace(
+            _measurement(case, pools[case.key], drift.in_intervals, roofs),
+            of_model=bool(pools[case.key]) and all(r.session_id in model_sessions for r in pools[case.key]),
+        )
+        for case in cases
+    ]
+    single = [row for row in rows if not row.of_model]
+    floor = noise_floor({row.case.key: row.rounds for row in single or rows if row.rounds})
     return Report(
         device_id=device_id,
         measurements=tuple(_with_ratio(row, rows) for row in rows),
@@ -217,8 +228,8 @@ def _roof_share(case: BenchCase, p50_ns: float, roof: Roof | None) -> float | No
 
 
 def _with_ratio(row: Measurement, rows: list[Measurement]) -> Measurement:
-    base = baseline_of(row, rows)
-    if base is None or not row.rounds or row.case.op == BASELINE_OP:
+    base = None if row.case.op in (BASELINE_OP, *composite_ops()) else baseline_of(row, rows)
+    if base is None or not row.rounds:
         return row
     return replace(row, ratio=paired_ratio(row.rounds, base.rounds))
 

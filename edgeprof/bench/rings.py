@@ -1,13 +1,19 @@
-"""Which cells share a ring, in which order, and how often, so that its working set reaches the one stated."""
+"""Rings down to their slots: those that are asked for as such, and those that streaming cases are put into.
+
+The latter say which cells share a ring, in which order, and how often, so that its working set reaches the one stated.
+"""
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from edgeprof.bench.jobs import RingSlot
-from edgeprof.core.types import BenchCase
+from edgeprof.core.types import BenchCase, RingPlan
 from edgeprof.operators.base import Dims
 from edgeprof.operators.registry import make_spec
+from edgeprof.operators.traffic import working_set_bytes
 from edgeprof.runtimes.artifact import artifact_spec
 
 MAX_TURNS = 8
@@ -17,6 +23,39 @@ FILLER_RATIO = 4.5
 """d_ff over d_model of the feed-forward between mixers: LFM2-350M's, 4608 / 1024."""
 
 MIXERS = ("short_conv", "swa", "gqa")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembledRing:
+    """A ring as a process measures it: its slots in order, ``loads`` times, beside the rings of the same ``group``.
+
+    ``per_round`` says how many records of each case make a round complete.
+    """
+
+    slots: list[RingSlot]
+    per_round: dict[str, int]
+    group: str = ""
+    loads: int = 1
+
+
+def planned_ring(plan: RingPlan) -> AssembledRing:
+    """The ring that was asked for: the null cell stands behind every turn, and a round without all of its records is none."""
+    assert len({(c.runtime, c.n_threads, c.phase, c.ring_bytes) for c in plan.cases}) == 1, plan
+    turn = [_slot(case, case.key) for case in plan.turn]
+    turn.append(_slot(null_case(plan.turn[0]), None))
+    first, last = ([] if case is None else [_slot(case, case.key)] for case in (plan.first, plan.last))
+    slots = [*first, *turn * plan.turns, *last]
+    records = Counter(slot.case_key for slot in slots if slot.case_key is not None)
+    per_round = {key: plan.loads * count for key, count in records.items()}
+    return AssembledRing(slots=slots, per_round=per_round, group=plan.group, loads=plan.loads)
+
+
+def streaming_rings(cases: Iterable[BenchCase]) -> list[AssembledRing]:
+    """The rings of single streaming cases; how often a case comes in its ring depends on the others, so once is enough."""
+    return [
+        AssembledRing(slots=ring_slots(group), per_round=dict.fromkeys((c.key for c in group), 1))
+        for group in ring_groups(cases)
+    ]
 
 
 def ring_groups(cases: Iterable[BenchCase]) -> list[list[BenchCase]]:
@@ -75,22 +114,9 @@ def ring_slots(cases: list[BenchCase]) -> list[RingSlot]:
     turn.append(_slot(null_case(cases[0]), None))
     if cases[0].phase == "prefill":
         return turn
-    turns = math.ceil((cases[0].ring_bytes or 0) / max(1, working_set_bytes(turn)))
+    turns = math.ceil((cases[0].ring_bytes or 0) / max(1, working_set_bytes(slot.case for slot in turn)))
     return turn * max(1, min(turns, MAX_TURNS))
 
 
 def _slot(case: BenchCase, key: str | None) -> RingSlot:
     return RingSlot(artifact_key=artifact_spec(case).key, case=case, case_key=key)
-
-
-def working_set_bytes(slots: list[RingSlot]) -> int:
-    """Bytes of weights and state that one pass over the slots touches."""
-    return sum(_case_bytes(slot.case) for slot in slots)
-
-
-def _case_bytes(case: BenchCase) -> int:
-    spec = make_spec(case.op, case.dims)
-    weights = spec.weight_bytes_moved(batch=case.batch, q_len=case.q_len, dtype=case.dtype)
-    return weights + spec.state_bytes_moved(
-        batch=case.batch, q_len=case.q_len, kv_len=case.kv_len, kv_dtype=case.kv_dtype
-    )

@@ -1,10 +1,14 @@
-"""What ``edgeprof bench`` does: check the store, find the roof, run a session, report."""
+"""What ``edgeprof bench`` does: check the store, find the roof, run a session, report; and the same for rings as such."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeprof.bench.plan import check_rings_fit
 from edgeprof.bench.prepare import Reporter
 from edgeprof.bench.recorder import Host, Recorder
 from edgeprof.bench.report import Report, build_report
 from edgeprof.bench.session import Session
-from edgeprof.core.types import BenchCase, InstanceRecord, MeasureProtocol
+from edgeprof.core.types import BenchCase, InstanceRecord, MeasureProtocol, RingPlan
 from edgeprof.devices.base import Device, fingerprint
 from edgeprof.store import Store
 
@@ -23,6 +27,46 @@ def run_bench(
     Raises:
         UsageError: the store cannot be read or written.
     """
+    recorder = _recorder(device, store, protocol)
+    Session(recorder, reporter, fresh=fresh).run(cases)
+
+    def poolable(record: InstanceRecord, case: BenchCase) -> bool:
+        mine = not fresh or record.session_id == recorder.session_id
+        return mine and recorder.poolable(record, case)
+
+    device_id = recorder.host.device_id
+    return build_report(device_id, store.records(device_id), cases, poolable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingRun:
+    """A session over rings. ``failed`` says by case key why a case has no times; its rings were not measured."""
+
+    session_id: str
+    failed: dict[str, str]
+
+
+def run_rings(
+    rings: Sequence[RingPlan],
+    *,
+    device: Device,
+    store: Store,
+    protocol: MeasureProtocol,
+    reporter: Reporter,
+    fresh: bool = False,
+) -> RingRun:
+    """Measures the rings that the store lacks rounds of; ``fresh`` measures all of them anew, so that a group is paired.
+
+    Raises:
+        UsageError: a ring does not fit the device, or the store cannot be read or written.
+    """
+    check_rings_fit(rings, free_bytes=device.free_bytes(), cpus=len(device.allowed_cpus()))
+    recorder = _recorder(device, store, protocol)
+    Session(recorder, reporter, fresh=fresh).run(rings=rings)
+    return RingRun(session_id=recorder.session_id, failed=recorder.failed)
+
+
+def _recorder(device: Device, store: Store, protocol: MeasureProtocol) -> Recorder:
     environment = device.environment()
     host = Host(
         device_id=device.profile().id,
@@ -30,11 +74,4 @@ def run_bench(
         fingerprint=fingerprint(environment),
         pick_cpus=lambda n: list(device.pick_cpus(n)),
     )
-    recorder = Recorder(store, host, protocol)
-    Session(recorder, reporter, fresh=fresh).run(cases)
-
-    def poolable(record: InstanceRecord, case: BenchCase) -> bool:
-        mine = not fresh or record.session_id == recorder.session_id
-        return mine and recorder.poolable(record, case)
-
-    return build_report(host.device_id, store.records(host.device_id), cases, poolable)
+    return Recorder(store, host, protocol)

@@ -5,14 +5,17 @@ Every result is in the store as soon as it exists; the same command again measur
 
 import logging
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from edgeprof.bench.jobs import Item, Job, job_to_json
 from edgeprof.bench.prepare import Reporter, build_missing, describe, find_roof, probe_missing
 from edgeprof.bench.recorder import Recorder
-from edgeprof.bench.rings import ring_groups, ring_slots, working_set_bytes
-from edgeprof.core.types import BenchCase, InstanceRecord, Status
+from edgeprof.bench.rings import AssembledRing
+from edgeprof.bench.work import Work
+from edgeprof.core.types import BenchCase, InstanceRecord, RingPlan, Status
 from edgeprof.devices.worker_process import Event, WorkerLostError, run_worker
+from edgeprof.operators.traffic import working_set_bytes
 from edgeprof.runtimes.artifact import artifact_spec
 from edgeprof.runtimes.base import RUNTIMES
 
@@ -21,8 +24,8 @@ logger = logging.getLogger(__name__)
 SILENCE_S = 300.0
 """Seconds without an event after which a worker that measures is given up."""
 
-Group = tuple[str, int]
-"""A runtime and a number of threads: what one worker process serves."""
+Process = tuple[str, int, str]
+"""A runtime, a number of threads, and a group of rings: what one worker process of a round serves."""
 
 
 class MisplacedError(Exception):
@@ -39,89 +42,106 @@ class Session:
         self.fresh = fresh
         self.random = random.Random(recorder.session_id)  # noqa: S311 - an order of measurements, not a secret
 
-    def run(self, cases: list[BenchCase]) -> None:
-        """Brings every case to its number of instances, or to a record that says why it has none."""
+    def run(self, cases: Sequence[BenchCase] = (), rings: Sequence[RingPlan] = ()) -> None:
+        """Brings every case and ring to its number of instances, or to a record that says why it has none.
+
+        A ring of which one case fails is not measured at all. Cells of rings that were looked at before, in whatever ring, are
+        not looked at again, even for fresh times.
+        """
         stored = self.recorder.store.records(self.recorder.host.device_id)
         counted = [] if self.fresh else stored
-        able = self._refuse_unsupported(cases, counted)
-        missing = self._missing(able, counted)
-        todo = _with_ring_mates([case for case in able if missing[case.key] > 0], able)
-        if todo:
+        failed = self.recorder.failed
+        work = Work(cases=tuple(cases), plans=tuple(rings))
+        self._refuse_unsupported(work.all_cases(), counted)
+        work = work.without(failed)
+        missing = self._missing(work, counted)
+        work = work.lacking(missing)
+        if work.all_cases():
             self.recorder.check_writable()
-        build_missing(todo, self.recorder, self.reporter)
-        probe_missing(self._alive(todo), counted, self.recorder, self.reporter)
-        find_roof(self._alive(todo), self.recorder, self.reporter)
-        self._measure(self._alive(todo), missing)
+        build_missing(work.all_cases(), self.recorder, self.reporter)
+        work = work.without(failed)
+        probe_missing(work.all_cases(), counted if cases else stored, self.recorder, self.reporter)
+        work = work.without(failed)
+        find_roof(work.all_cases(), self.recorder, self.reporter)
+        self._measure(work, missing)
 
-    def _alive(self, cases: list[BenchCase]) -> list[BenchCase]:
-        return [case for case in cases if case.key not in self.recorder.failed]
-
-    def _refuse_unsupported(self, cases: list[BenchCase], stored: list[InstanceRecord]) -> list[BenchCase]:
-        """The cases that their runtime can run; why it cannot run one is recorded once."""
+    def _refuse_unsupported(self, cases: list[BenchCase], stored: list[InstanceRecord]) -> None:
+        """Fails the cases that their runtime cannot run; why it cannot is recorded once."""
         told = {(r.case_key, r.reason): r for r in stored if r.status == "unsupported"}
-        able = []
         for case in cases:
             reason = RUNTIMES.get(case.runtime).unsupported(case)
             if reason is None:
-                able.append(case)
                 continue
             before = told.get((case.key, reason))
-            if before is None or not self.recorder.poolable(before, case):
-                self.recorder.append(case, kind="probe", status="unsupported", reason=reason)
-        return able
+            if before is not None and self.recorder.poolable(before, case):
+                self.recorder.failed[case.key] = f"unsupported: {reason}"
+            else:
+                self.recorder.fail(case, "unsupported", reason)
 
-    def _missing(self, cases: list[BenchCase], stored: list[InstanceRecord]) -> dict[str, int]:
-        """Instances that each case still lacks: loads of hot cases, rings of streaming ones."""
+    def _missing(self, work: Work, stored: list[InstanceRecord]) -> dict[str, int]:
+        """Instances that each case still lacks: loads of hot cases, whole rounds of streaming ones."""
         by_key: dict[str, list[InstanceRecord]] = {}
         for record in stored:
             if record.kind == "latency" and record.status == "ok":
                 by_key.setdefault(record.case_key, []).append(record)
+        per_round: Counter[str] = Counter()
+        for ring in work.rings():
+            per_round |= Counter(ring.per_round)
         missing = {}
-        for case in cases:
-            mine = [r for r in by_key.get(case.key, []) if self.recorder.poolable(r, case)]
+        for case in work.all_cases():
+            rounds = Counter(
+                (r.session_id, r.round) for r in by_key.get(case.key, []) if self.recorder.poolable(r, case)
+            )
             if case.cache_state == "hot":
-                missing[case.key] = max(0, self.protocol.rounds * self.protocol.loads - len(mine))
+                missing[case.key] = max(0, self.protocol.rounds * self.protocol.loads - rounds.total())
             else:
-                missing[case.key] = max(0, self.protocol.rounds - len({(r.session_id, r.round) for r in mine}))
+                whole = sum(count >= per_round[case.key] for count in rounds.values())
+                missing[case.key] = max(0, self.protocol.rounds - whole)
         return missing
 
-    def _measure(self, cases: list[BenchCase], missing: dict[str, int]) -> None:
-        rounds = [self._round(cases, missing, number) for number in range(self.protocol.rounds)]
-        total = sum(len(items) for groups in rounds for items in groups.values())
+    def _measure(self, work: Work, missing: dict[str, int]) -> None:
+        rings = work.rings()
+        rounds = [self._round(work.hot(), rings, missing, number) for number in range(self.protocol.rounds)]
+        total = sum(len(items) for processes in rounds for items in processes.values())
         if total == 0:
             return
         self.reporter.stage("measure", total)
-        for number, groups in enumerate(rounds):
-            order = list(groups)
+        groups = sorted({group for processes in rounds for _, _, group in processes})
+        for number, processes in enumerate(rounds):
+            order = list(processes)
             self.random.shuffle(order)
-            for group in order:
-                self.random.shuffle(groups[group])
-                self._run_group(groups[group], group, number)
+            for process in order:
+                self.random.shuffle(processes[process])
+                of_its_own = number * len(groups) + groups.index(process[2])
+                self._run_process(processes[process], process, of_its_own)
 
-    def _round(self, cases: list[BenchCase], missing: dict[str, int], number: int) -> dict[Group, list[Item]]:
+    def _round(
+        self, hot: list[BenchCase], rings: list[AssembledRing], missing: dict[str, int], number: int
+    ) -> dict[Process, list[Item]]:
         """The items of one round by process: each hot case's loads, and each ring that some case still needs."""
-        items: dict[Group, list[Item]] = {}
-        for case in cases:
-            if case.cache_state == "hot":
-                loads = min(self.protocol.loads, missing[case.key] - number * self.protocol.loads)
-                for _ in range(loads):
-                    item = Item(kind="hot", seed=self._seed(), case=case, artifact_key=artifact_spec(case).key)
-                    items.setdefault((case.runtime, case.n_threads), []).append(item)
-        for group in ring_groups(c for c in cases if c.cache_state == "streaming"):
-            if max(missing[c.key] for c in group) > number:
-                ring = Item(kind="ring", seed=self._seed(), slots=ring_slots(group))
-                items.setdefault((group[0].runtime, group[0].n_threads), []).append(ring)
+        items: dict[Process, list[Item]] = {}
+        for case in hot:
+            loads = min(self.protocol.loads, missing[case.key] - number * self.protocol.loads)
+            for _ in range(loads):
+                item = Item(kind="hot", seed=self._seed(), case=case, artifact_key=artifact_spec(case).key)
+                items.setdefault((case.runtime, case.n_threads, ""), []).append(item)
+        for ring in rings:
+            if max(missing[key] for key in ring.per_round) > number:
+                case = ring.slots[0].case
+                for _ in range(ring.loads):
+                    item = Item(kind="ring", seed=self._seed(), slots=ring.slots)
+                    items.setdefault((case.runtime, case.n_threads, ring.group), []).append(item)
         return items
 
     def _seed(self) -> int:
         return self.random.randrange(1, 2**31)
 
-    def _run_group(self, items: list[Item], group: Group, number: int) -> None:
+    def _run_process(self, items: list[Item], process: Process, number: int) -> None:
         """Does the items in one fresh process; if it is lost, the item in flight fails and the rest get a new one."""
         left = self._unspoilt(items)
         while left:
             try:
-                for item, event, ready in self._events(left, group, number):
+                for item, event, ready in self._events(left, process, number):
                     self._append_timing(item, event, ready, number)
                     left = left[1:]
                     self.reporter.step(label(item))
@@ -133,7 +153,7 @@ class Session:
                     self.reporter.step(label(item))
                 return
             except WorkerLostError as lost:
-                logger.warning("%s worker lost: %s", group[0], lost)
+                logger.warning("%s worker lost: %s", process[0], lost)
                 if not left:
                     return
                 self._fail(left[0], "timeout" if lost.timed_out else "error", str(lost))
@@ -142,15 +162,15 @@ class Session:
             left = self._unspoilt(left)
 
     def _unspoilt(self, items: list[Item]) -> list[Item]:
-        """The items of which some case has not failed yet in this session."""
-        kept = [i for i in items if any(c.key not in self.recorder.failed for c in item_cases(i))]
+        """The items of which no case has failed yet in this session."""
+        kept = [i for i in items if not any(c.key in self.recorder.failed for c in item_cases(i))]
         for _ in range(len(items) - len(kept)):
             self.reporter.step("skipped after a failure")
         return kept
 
-    def _events(self, items: list[Item], group: Group, number: int) -> Iterator[tuple[Item, Event, Event]]:
+    def _events(self, items: list[Item], process: Process, number: int) -> Iterator[tuple[Item, Event, Event]]:
         """Runs one worker; yields each finished item with its event and the worker's ``ready`` event."""
-        runtime, n_threads = group
+        runtime, n_threads, _ = process
         cpus = self.recorder.host.pick_cpus(n_threads)
         job = Job(runtime=runtime, n_threads=n_threads, cpus=cpus, items=items, protocol=self.protocol, sentinel=True)
         ready: Event = {}
@@ -184,7 +204,7 @@ class Session:
         ring = {
             "call_overhead_ns": empty_calls[len(empty_calls) // 2],
             "ring": [slot.case_key or f"({slot.case.op})" for slot in item.slots],
-            "ring_bytes": working_set_bytes(item.slots),
+            "ring_bytes": working_set_bytes(slot.case for slot in item.slots),
         }
         for slot, row in rows:
             if slot.case_key is not None:
@@ -202,16 +222,6 @@ def check_placement(ready: Event, n_threads: int, cpus: list[int]) -> None:
         raise MisplacedError(f"asked for {n_threads} threads, the runtime has {seen}: not timed")
     if affinity and affinity != sorted(cpus):
         raise MisplacedError(f"asked for CPUs {sorted(cpus)}, the kernel gave {affinity}: not timed")
-
-
-def _with_ring_mates(missing: list[BenchCase], able: list[BenchCase]) -> list[BenchCase]:
-    """The missing cases and, in the plan's order, those that share a ring with one: a resumed ring is the whole ring again."""
-    wanted = {case.key for case in missing}
-    for group in ring_groups(case for case in able if case.cache_state == "streaming"):
-        keys = {case.key for case in group}
-        if keys & wanted:
-            wanted |= keys
-    return [case for case in able if case.key in wanted]
 
 
 def label(item: Item) -> str:

@@ -88,9 +88,20 @@ def reading_order(case: BenchCase) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def single_operators(report: Report, selection: Selection) -> Report:
+    """The report without the rows that stand for parts of models, unless operators are asked for by name.
+
+    Each model brings dozens of them, every one in a ring of its own.
+    """
+    if selection.ops is not None:
+        return report
+    return replace(report, measurements=tuple(m for m in report.measurements if not m.of_model))
+
+
 def _told_where(row: Measurement, suite: str | None) -> Measurement:
     """A missing row says which command measures it."""
     if row.status != "missing":
         return row
     suffix = "" if suite is None else f" --suite {suite}"
-    return replace(row, reason=f"not measured; edgeprof bench{suffix} measures it")
+    command = "predict --measure" if row.of_model else f"bench{suffix}"
+    return replace(row, reason=f"not measured; edgeprof {command} measures it")

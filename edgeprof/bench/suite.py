@@ -1,7 +1,6 @@
 """Suites: TOML files that say which cells to measure, as matrices and includes of other suites."""
 
 import os
-import tomllib
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgeprof.core.dtypes import kv_itemsize, weight_dtype
 from edgeprof.core.errors import UsageError
 from edgeprof.core.ranges import MAX_SIZE, MAX_VALUES
 from edgeprof.core.registry import did_you_mean
+from edgeprof.core.toml import parse_toml
 from edgeprof.core.types import CacheState, Phase
 from edgeprof.core.units import MAX_BYTES, format_bytes
 from edgeprof.operators.registry import OPERATORS
@@ -214,8 +214,8 @@ def _load(path: Path, including: tuple[Path, ...]) -> Suite:
 
 def _parse(path: Path, label: str) -> SuiteFile:
     try:
-        data = tomllib.loads(_read_text(path, label))
-    except (ValueError, RecursionError) as e:  # a number of thousands of digits is a plain ValueError
+        data = parse_toml(_read_text(path, label))
+    except ValueError as e:  # a number of thousands of digits is a plain ValueError
         raise UsageError(f"{label}: not TOML: {' '.join(str(e).split())}") from None
     version = data.get("schema_version")
     if isinstance(version, int) and version > SUITE_SCHEMA_VERSION:

@@ -16,9 +16,15 @@ from edgeprof.core.registry import did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("edgeprof.cli.bench:bench", "Measure operators on a device and print the table."),
+    "predict": ("edgeprof.cli.predict:predict", "Predict a model's TTFT, TPOT and memory from cells."),
+    "verify": ("edgeprof.cli.verify:verify", "Measure whole models beside what is predicted."),
     "results": ("edgeprof.cli.results:results", "List, filter and export what has been measured."),
     "compare": ("edgeprof.cli.compare:compare", "Compare two devices, runtimes or result sets."),
     "plot": ("edgeprof.cli.plot:plot", "Draw latency, state and roofline from the results."),
+    "export": ("edgeprof.cli.export_model:export", "Write a model for HF, ONNX Runtime, ExecuTorch or llama.cpp."),
+    "new": ("edgeprof.cli.new:new", "Write a configuration from a pattern of layers or an HF one."),
+    "presets": ("edgeprof.cli.presets:presets", "List the shipped configurations."),
+    "inspect": ("edgeprof.cli.inspect:inspect", "Show parameters, state and bytes a token of a model."),
     "ops": ("edgeprof.cli.ops:ops", "Show the operators: dimensions, FLOPs, bytes, state."),
     "runtimes": ("edgeprof.cli.runtimes:runtimes", "Show the runtimes: versions, dtypes, why not."),
     "devices": ("edgeprof.cli.devices:devices", "Show this machine and the devices with results."),
@@ -167,4 +173,6 @@ def main() -> None:
     """The program's entry point."""
     if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:  # the shell asks for completions
         app(prog_name=PROGRAM)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # tables have characters that a terminal may lack
     sys.exit(run(sys.argv[1:]))

@@ -66,8 +66,9 @@ def _draw(figure: "Figure") -> Canvas:
             axes.tick_params(axis="x", labelbottom=True)
         if index % n_columns == 0:
             axes.set_ylabel(figure.y_label)
-    canvas.text(0.02, 1 - 0.12 / height, figure.title, ha="left", va="top", fontsize=13, fontweight="bold")
-    canvas.text(0.02, 1 - 0.42 / height, figure.subtitle, ha="left", va="top", fontsize=9, color="#444444")
+    plain: dict[str, Any] = {"ha": "left", "va": "top", "parse_math": False}  # a model's name may hold dollar signs
+    canvas.text(0.02, 1 - 0.12 / height, figure.title, fontsize=13, fontweight="bold", **plain)
+    canvas.text(0.02, 1 - 0.42 / height, figure.subtitle, fontsize=9, color="#444444", **plain)
     _draw_legend(canvas, grid, figure.labels())
     return canvas
 

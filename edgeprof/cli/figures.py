@@ -7,9 +7,10 @@ from typing import Literal
 
 from edgeprof.bench.report import BASELINE_OP, COMPUTE_DTYPE, Measurement, Report
 from edgeprof.cli.table import dims_label, op_label, runtime_label
+from edgeprof.core.canonical import short_hash
 from edgeprof.core.errors import BaselineError, UsageError
 from edgeprof.core.types import BenchCase, Roof
-from edgeprof.core.units import format_bytes
+from edgeprof.core.units import format_bytes, format_tokens
 from edgeprof.operators.base import OperatorSpec
 from edgeprof.operators.registry import OPERATORS, make_spec
 
@@ -109,7 +110,7 @@ def latency_figure(report: Report) -> Figure:
         x_label="prompt (tokens)" if prefill else "context (tokens)",
         y_label=f"p50 of a call, 95 % interval ({unit})",
         panels=tuple(panels),
-        x_ticks=_token_ticks(m.case.kv_len for m in rows),
+        x_ticks=token_ticks(m.case.kv_len for m in rows),
     )
 
 
@@ -150,8 +151,6 @@ def state_figure(specs: Sequence[OperatorSpec], kv_lens: Sequence[int], kv_dtype
             )
     if not series:
         raise UsageError(f"--op: {', '.join(stateless)} carry no state; choose short_conv, swa or gqa")
-    highest, lowest = max(max(s.y) for s in series), min(min(s.y) for s in series)
-    ticks = {float(4**n): format_bytes(4**n) for n in range(40) if lowest / 4 <= 4**n <= 4 * highest}
     formats = f", KV {kv_dtypes[0]}" if len(kv_dtypes) == 1 else ""
     none = f"; no state: {', '.join(stateless)}" if stateless else ""
     return Figure(
@@ -160,9 +159,15 @@ def state_figure(specs: Sequence[OperatorSpec], kv_lens: Sequence[int], kv_dtype
         x_label="context (tokens)",
         y_label="state (bytes)",
         panels=(Panel(title="", series=tuple(series)),),
-        x_ticks=_token_ticks(kv_lens),
-        y_ticks=ticks,
+        x_ticks=token_ticks(kv_lens),
+        y_ticks=byte_ticks(series),
     )
+
+
+def byte_ticks(series: Sequence[Series]) -> dict[float, str]:
+    """Powers of four between the series' bytes, named."""
+    highest, lowest = max(max(s.y) for s in series), min(min(s.y) for s in series)
+    return {float(4**n): format_bytes(4**n) for n in range(40) if lowest / 4 <= 4**n <= 4 * highest}
 
 
 def ratio_figure(report: Report) -> Figure:
@@ -180,7 +185,7 @@ def ratio_figure(report: Report) -> Figure:
     floor = report.noise_floor.pooled if report.noise_floor is not None else None
     panels = []
     by_context = sorted(rows, key=lambda m: m.case.kv_len)
-    for title, members in _by(by_context, lambda m: f"{phase} at {_tokens(m.case.kv_len)}").items():
+    for title, members in _by(by_context, lambda m: f"{phase} at {format_tokens(m.case.kv_len)}").items():
         bars = _by(members, lambda m: _series_label(m.case, suffixes))
         band = None if floor is None else (max(1 - floor, 0.01), 1 + floor)
         panels.append(
@@ -359,11 +364,14 @@ def _call_suffixes(cases: list[BenchCase]) -> dict[str, Callable[[BenchCase], st
 
 
 def _differs(name: str, cases: list[BenchCase]) -> bool:
-    return len({c.dims[name] for c in cases}) > 1
+    return len({c.dims.get(name) for c in cases}) > 1
 
 
 def _dim_text(name: str, case: BenchCase) -> str:
-    return f"{name} {case.dims[name]}" if name in case.dims else ""
+    if name not in case.dims:
+        return ""
+    value = case.dims[name]
+    return f"{name} {short_hash(value)[:4] if isinstance(value, str) else value}"
 
 
 def _series_label(case: BenchCase, suffixes: dict[str, Callable[[BenchCase], str]]) -> str:
@@ -374,7 +382,7 @@ def _spec_label(spec: OperatorSpec, specs: Sequence[OperatorSpec]) -> str:
     """The operator with the dimensions in which it differs from others of its kind."""
     label = dims_label(spec.name, spec.dims())
     kin = [s.dims() for s in specs if dims_label(s.name, s.dims()) == label]
-    varying = [f"{name} {value}" for name, value in spec.dims().items() if any(d[name] != value for d in kin)]
+    varying = [f"{name} {value}" for name, value in spec.dims().items() if any(d.get(name) != value for d in kin)]
     return ", ".join([label, *varying])
 
 
@@ -387,12 +395,9 @@ def _state_text(rows: list[Measurement], state: str) -> str:
     return "streaming" + (f" (ring of {format_bytes(rings.pop() or 0)})" if len(rings) == 1 else "")
 
 
-def _token_ticks(kv_lens: Iterable[int]) -> dict[float, str]:
-    return {float(n): _tokens(n) for n in sorted(set(kv_lens))}
-
-
-def _tokens(n: int) -> str:
-    return f"{n // 1024}K" if n % 1024 == 0 else str(n)
+def token_ticks(kv_lens: Iterable[int]) -> dict[float, str]:
+    """Contexts as an axis names them."""
+    return {float(n): format_tokens(n) for n in sorted(set(kv_lens))}
 
 
 def _time_unit(longest_ns: float) -> tuple[str, float]:

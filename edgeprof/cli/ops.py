@@ -37,7 +37,7 @@ def ops(
 
 
 def describe_operators(name: str | None, selection: Selection) -> list[dict[str, Any]]:
-    """One operator, or all: meaning, dimensions, forms, and costs at the selected dims and lengths.
+    """One operator, or all single ones: meaning, dimensions, forms, and costs at the selected dims and lengths.
 
     Raises:
         UsageError: a name is unknown or a dimension does not fit.
@@ -47,7 +47,7 @@ def describe_operators(name: str | None, selection: Selection) -> list[dict[str,
     from edgeprof.operators.registry import OPERATORS
 
     check_names(selection)
-    names = [OPERATORS.check(name)] if name else list(OPERATORS)
+    names = [OPERATORS.check(name)] if name else operator_names()
     check_dims_used(selection, set(names))
     suite_dims = load_suite(selection.suite).dims
     return [
@@ -125,7 +125,7 @@ def _print(operators: list[dict[str, Any]], details: bool) -> None:
 def _varying_dims(operators: list[dict[str, Any]]) -> set[str]:
     """Names of the dimensions that have several values within an operator."""
     firsts = [(op["costs"][0]["dims"], row["dims"]) for op in operators for row in op["costs"]]
-    return {name for first, dims in firsts for name, value in dims.items() if value != first[name]}
+    return {name for first, dims in firsts for name, value in dims.items() if value != first.get(name)}
 
 
 def _print_details(op: dict[str, Any], console: Any) -> None:

@@ -23,13 +23,15 @@ DIMS = "Dimensions, instead of the suite's"
 
 
 def operator_names() -> list[str]:
-    """Names of the registered operators."""
+    """Names of the registered operators, without blocks and models."""
+    from edgeprof.models.composite import composite_ops
     from edgeprof.operators.registry import OPERATORS
 
-    return list(OPERATORS)
+    return [name for name in OPERATORS if name not in composite_ops()]
 
 
-def _registered_runtimes() -> list[str]:
+def registered_runtimes() -> list[str]:
+    """Names of the registered runtimes."""
     from edgeprof.runtimes.base import RUNTIMES
 
     return list(RUNTIMES)
@@ -41,7 +43,8 @@ def _registered_devices() -> list[str]:
     return list(DEVICES)
 
 
-def _weight_dtypes() -> list[str]:
+def weight_dtypes() -> list[str]:
+    """Names of the weight formats."""
     from edgeprof.core.dtypes import WEIGHT_DTYPES
 
     return list(WEIGHT_DTYPES)
@@ -82,9 +85,9 @@ def _sizes(flag: str, help_text: str, panel: str = CELLS) -> Any:
 Texts = list[str] | None
 
 OpOption = Annotated[Texts, _names("--op", "OP", "Operators, as in short_conv,gqa.", operator_names)]
-RuntimeOption = Annotated[Texts, _names("--runtime", "RUNTIME", "Runtimes.", _registered_runtimes)]
+RuntimeOption = Annotated[Texts, _names("--runtime", "RUNTIME", "Runtimes.", registered_runtimes)]
 DTypeOption = Annotated[
-    Texts, _names("--dtype", "DTYPE", "Weight formats; WEIGHT/KV names the cache's too.", _weight_dtypes)
+    Texts, _names("--dtype", "DTYPE", "Weight formats; WEIGHT/KV names the cache's too.", weight_dtypes)
 ]
 KvDTypeOption = Annotated[Texts, _names("--kv-dtype", "DTYPE", "Formats of the KV cache.", _kv_dtypes)]
 PhaseOption = Annotated[Texts, _names("--phase", "PHASE", "prefill, decode.", lambda: ["prefill", "decode"])]

@@ -71,14 +71,14 @@ def check_kind(kind: str) -> None:
         raise UsageError(f"unknown plot {kind!r}: {did_you_mean(kind, list(KINDS))}")
 
 
-def format_of(out: Path) -> str:
+def format_of(out: Path, field: str = "--out") -> str:
     """The format that a file's name asks for.
 
     Raises:
         UsageError: none that can be drawn.
     """
     if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"--out: {out} does not tell its format; end it in {', '.join(FORMATS)}")
+        raise UsageError(f"{field}: {out} does not tell its format; end it in {', '.join(FORMATS)}")
     return FORMATS[out.suffix.lower()]
 
 
@@ -107,10 +107,11 @@ def _state(selection: Selection, suite: str | None) -> "Figure":
 
 
 def _measured(kind: str, store: "Store", selection: Selection, suite: str | None, device: str | None) -> "Figure":
-    from edgeprof.bench.stored import stored_reports
+    from edgeprof.bench.stored import single_operators, stored_reports
     from edgeprof.cli import figures
 
-    reports = stored_reports(store, selection, suite=suite, device=device)
+    stored = stored_reports(store, selection, suite=suite, device=device)
+    reports = [single_operators(report, selection) for report in stored]
     if not reports:
         raise BaselineError(f"no results in {store.root} yet: run edgeprof bench")
     if len(reports) > 1:

@@ -63,9 +63,10 @@ def results(
     """List, filter and export what has been measured.
 
     A row is a measurement: all loads of a cell that may be pooled, of its latest conditions. Filters change no figure:
-    ratios and the noise floor are those of everything stored, or of the suite.
+    ratios and the noise floor are those of everything stored, or of the suite. Tables leave out blocks, models and what was
+    measured in a ring with them, unless --op names them; the other formats hold every row.
     """
-    from edgeprof.bench.stored import stored_reports
+    from edgeprof.bench.stored import single_operators, stored_reports
     from edgeprof.cli.export import format_of
     from edgeprof.cli.files import check_target, write_whole
     from edgeprof.store import Store, results_root
@@ -76,18 +77,19 @@ def results(
         check_target(out, field="--out", force=force)
     store = Store(results_root(results))
     reports = stored_reports(store, selection, suite=suite, device=device)
-    nothing = why_empty(store, reports)
+    shown = [single_operators(report, selection) for report in reports]
+    nothing = why_empty(store, shown if chosen == "markdown" else reports)
     if nothing and into is not None:
         raise BaselineError(f"--into: {nothing}; {into} is as it was")
     if nothing:
         (sys.stdout if chosen == "table" else sys.stderr).write(f"{nothing}\n")
     frame = instances_frame(store, reports, selection, suite) if instances else None
     if chosen == "table":
-        _print_tables(reports, frame)
+        _print_tables(reports, shown, frame)
     elif into is not None:
-        _replace_in(into, reports)
+        _replace_in(into, shown)
     else:
-        content = exported(store, reports, frame, chosen)
+        content = exported(store, shown if chosen == "markdown" else reports, frame, chosen)
         if out is None:
             sys.stdout.write(content.decode())
         else:
@@ -132,7 +134,8 @@ def instances_frame(store: "Store", reports: "list[Report]", selection: Selectio
     return frame[frame["case_key"].isin(keys)].reset_index(drop=True)
 
 
-def _print_tables(reports: "list[Report]", frame: "pd.DataFrame | None") -> None:
+def _print_tables(reports: "list[Report]", shown: "list[Report]", frame: "pd.DataFrame | None") -> None:
+    """The instances, or the tables of each device; what is not shown of what is stored is counted above them."""
     from edgeprof.cli.output import make_table, print_table, stdout_console
     from edgeprof.cli.table import duration, print_report
 
@@ -144,9 +147,12 @@ def _print_tables(reports: "list[Report]", frame: "pd.DataFrame | None") -> None
             table.add_row(*("-" if c is None else f"{c:g}" if isinstance(c, float) else str(c) for c in cells))
         print_table(table)
         return
-    for report in reports:
+    for stored, report in zip(reports, shown, strict=True):
+        left_out = len(stored.measurements) - len(report.measurements)
+        more = f", and {left_out} for models, which --op block,model,embedding,head shows" if left_out else ""
+        if stored.measurements:
+            stdout_console().print(f"{report.device_id}: {len(report.measurements)} measurements{more}", soft_wrap=True)
         if report.measurements:
-            stdout_console().print(f"{report.device_id}: {len(report.measurements)} measurements", soft_wrap=True)
             print_report(report)
 
 

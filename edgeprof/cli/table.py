@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING
 from edgeprof.bench.report import BASELINE_OP, MIN_DRIFT_SESSIONS, Measurement, Report
 from edgeprof.core.types import BenchCase
 from edgeprof.core.units import format_bytes
-from edgeprof.operators.base import Dims
+from edgeprof.models.block import BlockSpec
+from edgeprof.models.composite import composite_ops
+from edgeprof.models.model import ModelSpec
+from edgeprof.operators.base import Dims, OperatorSpec
+from edgeprof.operators.registry import make_spec
 from edgeprof.stats.ratios import different
 
 if TYPE_CHECKING:
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
 
 COLUMNS = "op runtime time tok/s vs_short_conv state peak_RSS roof notes"
 NUMBERS = "time tok/s state peak_RSS roof"
+
+MAX_PATTERN = 24
+"""Mixers of a model that a label spells out."""
 
 
 def print_report(report: Report) -> None:
@@ -65,7 +72,7 @@ def group_title(case: BenchCase) -> str:
             f"decode of {case.q_len} at context {case.kv_len}" if case.q_len > 1 else f"decode at context {case.kv_len}"
         )
     state = "hot weights" if case.cache_state == "hot" else f"streaming, ring of {format_bytes(case.ring_bytes or 0)}"
-    if case.phase == "prefill" and case.cache_state == "streaming":
+    if case.phase == "prefill" and case.cache_state == "streaming" and case.op not in composite_ops():
         state = "in a ring of all operators"
     return f"{shape}{batch}, {threads}, {state}"
 
@@ -111,10 +118,31 @@ def op_label(case: BenchCase) -> str:
 
 
 def dims_label(op: str, dims: Dims) -> str:
-    """Likewise, of an operator that has no case."""
-    suffix = {"short_conv": "kernel_size", "swa": "window", "swiglu": "d_ff", "head": "vocab", "embedding": "vocab"}
-    name = suffix.get(op)
+    """Likewise, of an operator that has no case; a block shows its parts, a model its pattern of mixers."""
+    if op in composite_ops():
+        spec = make_spec(op, dims)
+        return f"{_parts_label(spec)} d{spec.width()}"
+    name = TELLING_DIMS.get(op)
     return op if name is None else f"{op} {name.split('_')[0][0]}{dims[name]}"
+
+
+TELLING_DIMS = {
+    "short_conv": "kernel_size",
+    "swa": "window",
+    "swiglu": "d_ff",
+    "geglu": "d_ff",
+    "head": "vocab",
+    "embedding": "vocab",
+}
+"""The dimension that tells an operator from others of its kind."""
+
+
+def _parts_label(spec: OperatorSpec) -> str:
+    if isinstance(spec, BlockSpec):
+        return f"{spec.mixer.name}+{spec.ffn.name}"
+    assert isinstance(spec, ModelSpec)
+    pattern = spec.arch.pattern
+    return pattern if len(pattern) <= MAX_PATTERN else f"{pattern[:MAX_PATTERN]}...({len(pattern)})"
 
 
 def duration(ns: float) -> str:

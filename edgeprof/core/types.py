@@ -27,7 +27,7 @@ class BenchCase:
     op: str
     op_version: int
     phase: Phase
-    dims: dict[str, int | float | bool]
+    dims: dict[str, int | float | bool | str]
     batch: int = 1
     q_len: int
     kv_len: int
@@ -50,6 +50,28 @@ class BenchCase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RingPlan:
+    """An assembled ring that is asked for as such: ``first``, then ``turn`` with a null cell behind it ``turns`` times, ``last``.
+
+    Every case is streaming and states the ring's own working set as its ``ring_bytes``. Rings of one ``group`` are measured in
+    the same processes, ``loads`` times each: what is to be compared shares what a process inherits.
+    """
+
+    first: BenchCase | None = None
+    turn: tuple[BenchCase, ...]
+    turns: int = 1
+    last: BenchCase | None = None
+    group: str = ""
+    loads: int = 1
+
+    @property
+    def cases(self) -> tuple[BenchCase, ...]:
+        """The measured cases, each once."""
+        ends = tuple(case for case in (self.first, self.last) if case is not None)
+        return (*self.turn, *ends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactSpec:
     """What determines a built artifact; cases that differ only in context, threads or cache state share one.
 
@@ -59,7 +81,7 @@ class ArtifactSpec:
 
     op: str
     op_version: int
-    dims: dict[str, int | float | bool]
+    dims: dict[str, int | float | bool | str]
     batch: int
     q_len: int
     capacity: int

@@ -47,3 +47,8 @@ def format_bytes(value: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1024
     return f"{value:.3g} TiB" if abs(value) < 1000 else f"{value:,.0f} TiB"
+
+
+def format_tokens(count: int) -> str:
+    """A number of tokens as people say it: ``4K`` for 4096, ``1000`` for itself."""
+    return f"{count // 1024}K" if count % 1024 == 0 else str(count)

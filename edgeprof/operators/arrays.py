@@ -35,5 +35,5 @@ def random_input(spec: OperatorSpec, *, batch: int, q_len: int, seed: int) -> Ar
     """A call's input: token ids (batch, q_len) as int64, or hidden states (batch, q_len, width) as fp32."""
     rng = np.random.default_rng([seed, 1])
     if spec.takes_tokens:
-        return rng.integers(0, int(spec.dims()["vocab"]), (batch, q_len))
+        return rng.integers(0, spec.vocab_size(), (batch, q_len))
     return rng.standard_normal((batch, q_len, spec.width()), dtype=np.float32)

@@ -36,7 +36,7 @@ class AttentionModule(OperatorModule):
             for w in (self.w_q, self.w_k, self.w_v)
         )
         if s.qk_norm:
-            q, k = rms_norm(q, self.q_norm), rms_norm(k, self.k_norm)
+            q, k = rms_norm(q, self.q_norm, s.eps), rms_norm(k, self.k_norm, s.eps)
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def output(self, y_BHTE: Tensor) -> Tensor:

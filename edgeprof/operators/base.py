@@ -2,20 +2,26 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, dataclass, fields
-from typing import ClassVar, Literal, Self
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self
 
 from edgeprof.core.dtypes import kv_itemsize, weight_dtype
 from edgeprof.core.errors import UsageError
 from edgeprof.core.registry import did_you_mean
 
-Dims = dict[str, int | float | bool]
+Dims = dict[str, int | float | bool | str]
+"""Dimensions by name. A text is the canonical JSON of what a composite is made of."""
 
 MAX_SIZE = 2**24
 """Largest dimension that is taken for meant: no language model has a wider layer or a larger vocabulary."""
 
 NORM_EPSILON = 1e-5
-"""Added to the mean square in every RMSNorm: LFM2's ``norm_eps``."""
+"""Added to the mean square in an RMSNorm that states no other: LFM2's ``norm_eps``."""
+
+
+def implied(default: float | bool) -> Any:
+    """A dimension that ``dims`` leaves out while it has its default: one that an operator got later, under the same keys."""
+    return field(default=default, metadata={"implied": True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +110,28 @@ class OperatorSpec(ABC):
 
     def width(self) -> int:
         """Width of the residual stream that the operator reads."""
-        return int(self.dims()["d_model"])
+        return int(getattr(self, "d_model"))  # noqa: B009 - every operator has the dimension, the base declares none
+
+    def output_width(self) -> int:
+        """Values of an output token: those of the residual stream, or logits."""
+        return self.width()
+
+    def output_tokens(self, q_len: int) -> int:
+        """Tokens of a call that have an output, the last ones."""
+        return q_len
+
+    def vocab_size(self) -> int:
+        """Number of token ids that an operator which takes them knows."""
+        return int(getattr(self, "vocab"))  # noqa: B009
+
+    def leaves(self) -> "tuple[OperatorSpec, ...]":
+        """The operators that it consists of, in order: itself, unless it is a block or a model."""
+        return (self,)
 
     def dims(self) -> Dims:
-        """The dimensions by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The dimensions by name, without implied ones."""
+        named = {f.name: (f, getattr(self, f.name)) for f in fields(self)}
+        return {n: value for n, (f, value) in named.items() if not (f.metadata.get("implied") and value == f.default)}
 
     @classmethod
     def from_dims(cls, dims: Dims) -> Self:
@@ -138,9 +161,11 @@ class OperatorSpec(ABC):
             value = getattr(self, f.name)
             if f.type in (int, "int") and (isinstance(value, bool) or not isinstance(value, int)):
                 raise UsageError(f"{self.name}.{f.name}: {value!r} is not a whole number")
+            if f.type in (float, "float") and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise UsageError(f"{self.name}.{f.name}: {value!r} is not a number")
             if f.type in (bool, "bool") and not isinstance(value, bool):
                 raise UsageError(f"{self.name}.{f.name}: {value!r} is not true or false")
-            if not isinstance(value, bool) and not 0 < value <= MAX_SIZE:
+            if not isinstance(value, (bool, str)) and not 0 < value <= MAX_SIZE:
                 raise UsageError(f"{self.name}.{f.name}: {value} is not a size; use 1 to {MAX_SIZE}")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgeprof.core.types import ArtifactSpec
 from edgeprof.operators.arrays import Array
 from edgeprof.operators.attribute import form
-from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
+from edgeprof.operators.base import OperatorSpec
 
 MOST_DECODE_TOKENS = 8
 """Calls onto a past with more tokens than this are a chunk of a prefill and take its form."""
@@ -50,6 +50,7 @@ class Form(nn.Module):
 
     def __init__(self, spec: OperatorSpec, shape: CallShape) -> None:
         super().__init__()
+        self.spec = spec
         self.shape = shape
         for name, weight in spec.weights().items():
             if weight.kind == "linear":
@@ -101,9 +102,9 @@ def chain_inputs(specs: Sequence[OperatorSpec], shape: CallShape, pos: int) -> d
     return arrays
 
 
-def norm(x: Tensor, scale: Tensor) -> Tensor:
+def norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last axis."""
-    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + NORM_EPSILON) * scale
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * scale
 
 
 def rope_inputs(head_dim: int, theta: float, pos: int, q_len: int) -> dict[str, Array]:

@@ -3,16 +3,30 @@
 Shape suffixes: B batch, T tokens of this call, D d_model, H query heads, K KV heads, G = H / K, E head_dim, S cached rows.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
+from edgeprof.operators.base import OperatorSpec, Weight
 
-State = dict[str, Tensor]
-"""What an operator carries from call to call; updated in place, created by ``init_state``."""
+State = dict[str, Any]
+"""What an operator carries from call to call: tensors by name, or its parts' states by the part's name.
+
+Updated in place, created by ``init_state``.
+"""
+
+
+def state_tensors(state: State) -> Iterator[Tensor]:
+    """The tensors of a state, its parts' included."""
+    for value in state.values():
+        if isinstance(value, Tensor):
+            yield value
+        else:
+            yield from state_tensors(value)
 
 
 class OperatorModule(nn.Module):
@@ -21,8 +35,12 @@ class OperatorModule(nn.Module):
     def __init__(self, spec: OperatorSpec) -> None:
         super().__init__()
         self.spec = spec
-        for name, weight in spec.weights().items():
+        for name, weight in self.own_weights().items():
             self.register_parameter(name, nn.Parameter(torch.empty(weight.shape), requires_grad=False))
+
+    def own_weights(self) -> dict[str, Weight]:
+        """The weights that are parameters of this very module; those of its parts are theirs."""
+        return self.spec.weights()
 
     def init_state(self, batch: int, capacity: int) -> State:
         """Zero state for contexts of up to ``capacity`` tokens, in the parameters' dtype."""
@@ -40,17 +58,24 @@ class OperatorModule(nn.Module):
         return next((p.dtype for p in self.parameters()), torch.float32)
 
 
-def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Norms the last axis."""
-    return F.rms_norm(x, (x.shape[-1],), scale, NORM_EPSILON)
+    return F.rms_norm(x, (x.shape[-1],), scale, eps)
 
 
 @lru_cache(maxsize=8)
+def _cached_tables(head_dim: int, theta: float, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # generation may be what asks first, and training needs ordinary tensors later
+        inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        angle = torch.outer(torch.arange(length, dtype=torch.float64), inverse)
+        angle = torch.cat([angle, angle], -1)
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _rope_tables(head_dim: int, theta: float, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.outer(torch.arange(length, dtype=torch.float64), inverse)
-    angle = torch.cat([angle, angle], -1)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    """The cached tables: the compiler sees through a cache, and would compute them in every call."""
+    return _cached_tables(head_dim, theta, length, dtype)
 
 
 def rope_slice(head_dim: int, theta: float, pos: int, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

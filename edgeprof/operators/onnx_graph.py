@@ -2,7 +2,8 @@
 
 Weights go to one raw file beside the model (ONNX's external data), so that sizes above protobuf's 2 GB work. What a
 runner must know besides the graph's inputs is JSON in the model's metadata: ``states`` maps each state input to the output
-that succeeds it, ``rope`` each table input to what it holds, ``tokens_per_run`` bounds the tokens of a run.
+that succeeds it, ``rope`` each table input to what it holds, ``tokens_per_run`` bounds the tokens of a run. An input
+``wanted`` lists which of a run's tokens are to have an output.
 """
 
 import json
@@ -19,12 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeprof.core.dtypes import QUANT_GROUP
 from edgeprof.core.types import FreshRange
 from edgeprof.operators.arrays import Array, Weights
-from edgeprof.operators.base import NORM_EPSILON, OperatorSpec
+from edgeprof.operators.base import OperatorSpec
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.bin"
 MICROSOFT = "com.microsoft"
-BATCH, TOKENS, ROWS, POSITIONS = "batch", "tokens", "rows", "positions"
+BATCH, TOKENS, ROWS, POSITIONS, WANTED = "batch", "tokens", "rows", "positions", "wanted"
 
 _OPSET = 24
 _IR_VERSION = 12  # what opset 24 came with; ONNX Runtime refuses versions that are newer than it knows
@@ -92,6 +93,10 @@ class Graph:
         self._states[name] = after
         return name, after
 
+    def wanted(self) -> str:
+        """The tokens of a run that are to have an output, counted from its end by negative numbers; none is allowed."""
+        return self.input(WANTED, np.int64, (WANTED,))
+
     def rope(self, head_dim: int, theta: float) -> tuple[str, str]:
         """Tables of cosines and sines (positions, head_dim / 2), once for each pair of head_dim and theta.
 
@@ -126,7 +131,10 @@ class Graph:
         return name
 
     def matrix(self, name: str, array: Array) -> str:
-        """A large fp32 weight as it is."""
+        """A large fp32 weight as it is; the same array under another name is stored once."""
+        for known, item in self._initializers.items():
+            if item.array is array:
+                return known
         self.effective[name] = array
         self._initializers[name] = _Initializer(array, "float")
         return name
@@ -157,10 +165,14 @@ class Graph:
         bits = {"bits": 4, "block_size": QUANT_GROUP, "accuracy_level": _INT8_ACTIVATIONS}
         return self.node("MatMulNBits", inputs, [y], domain=MICROSOFT, N=n, K=k, **bits)
 
-    def rms_norm(self, x: str, name: str, scale: Array) -> str:
-        """RMSNorm over the last axis, as the fused operator."""
+    def rms_norm(self, x: str, name: str, scale: Array, eps: float) -> str:
+        """RMSNorm over the last axis, as the fused operator.
+
+        The operator that also adds two inputs first, SkipSimplifiedLayerNormalization, gains nothing on the CPU over Add and
+        this one: 0 to 3 % slower in decode of eight blocks of d_model 512 (onnxruntime 1.32, which fuses neither by itself).
+        """
         inputs = [x, self.vector(name, scale)]
-        return self.node("SimplifiedLayerNormalization", inputs, [f"{name}.y"], axis=-1, epsilon=NORM_EPSILON)
+        return self.node("SimplifiedLayerNormalization", inputs, [f"{name}.y"], axis=-1, epsilon=float(eps))
 
     def save(self, folder: Path) -> GraphFiles:
         """Writes the model and its weights' file."""
@@ -192,13 +204,10 @@ def operator_graph(operator: OperatorSpec, emit: Emit, weights: Weights, *, dtyp
         x = graph.input("x", np.int64, (BATCH, TOKENS))
     else:
         x = graph.input("x", np.float32, (BATCH, TOKENS, operator.width()))
-    graph.output(emit(graph, operator, weights, x, ""), (BATCH, TOKENS, output_width(operator)))
+    y = emit(graph, operator, weights, x, "")
+    tokens = TOKENS if operator.output_tokens(2) == 2 else WANTED
+    graph.output(y, (BATCH, tokens, operator.output_width()))
     return graph
-
-
-def output_width(operator: OperatorSpec) -> int:
-    """Values of an output token: the vocabulary for a head, the residual stream's width otherwise."""
-    return int(operator.dims()["vocab"]) if operator.name == "head" else operator.width()
 
 
 def quantize_rows(array_NK: Array) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from edgeprof.core.canonical import canonical_json, short_hash
 from edgeprof.core.errors import UsageError
 from edgeprof.core.types import Artifact, ArtifactSpec, BenchCase, FreshRange
 from edgeprof.operators.arrays import Array, Weights, random_weights
-from edgeprof.operators.registry import make_spec
+from edgeprof.operators.registry import OPERATORS, make_spec
 from edgeprof.runtimes.base import RUNTIMES, Runtime, runtime_version
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def cache_root() -> Path:
 def artifact_spec(case: BenchCase) -> ArtifactSpec:
     """The artifact that serves ``case``; cases with equal specs share it."""
     runtime = RUNTIMES.get(case.runtime)
+    leaves = make_spec(case.op, case.dims).leaves()
     return ArtifactSpec(
         op=case.op,
         op_version=case.op_version,
@@ -54,19 +55,20 @@ def artifact_spec(case: BenchCase) -> ArtifactSpec:
         kv_dtype=case.kv_dtype,
         runtime=case.runtime,
         runtime_version=runtime_version(runtime),
-        source_hash=_source_hash(case.op, case.runtime),
+        source_hash=_source_hash(tuple(sorted({case.op, *(leaf.name for leaf in leaves)})), case.runtime),
     )
 
 
 @cache
-def _source_hash(op: str, runtime: str) -> str:
-    """Hash of the code that builds and runs the operator in the runtime, comments, docstrings and layout left out.
+def _source_hash(ops: tuple[str, ...], runtime: str) -> str:
+    """Hash of the code that builds and runs the operators in the runtime, comments, docstrings and layout left out.
 
-    It covers their own files, what all operators share, and every operator or runtime that these import.
+    It covers their own files, what all operators share, and every operator, model or runtime that these import. ``ops`` are
+    an operator and those that it consists of.
     """
     todo = [
         *(PACKAGE / "operators").glob("*.py"),
-        *(PACKAGE / "operators" / op).glob("*.py"),
+        *(path for op in ops for path in _files_of(op)),
         *(PACKAGE / "runtimes").glob(f"{runtime}*.py"),
     ]
     code: dict[str, str] = {}
@@ -78,6 +80,16 @@ def _source_hash(op: str, runtime: str) -> str:
             code[name] = ast.unparse(_without_docstrings(tree))
             todo += _imported(tree)
     return short_hash(code)
+
+
+def _files_of(op: str) -> list[Path]:
+    """The files of an operator's folder, or those in which a composite's spec, module, reference and forms are."""
+    folder = PACKAGE / "operators" / op
+    if folder.is_dir():
+        return list(folder.glob("*.py"))
+    spec = OPERATORS.get(op)
+    targets = (spec.__module__, spec.module, spec.reference, *spec.forms.values())
+    return [PACKAGE.joinpath(*t.split(":")[0].split(".")[1:]).with_suffix(".py") for t in targets]
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -93,11 +105,11 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 def _imported(tree: ast.Module) -> Iterator[Path]:
-    """Files of operators and runtimes that a module imports, at its top or inside its functions."""
+    """Files of operators, models and runtimes that a module imports, at its top or inside its functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             package, *parts = node.module.split(".")
-            if package == PACKAGE.name and len(parts) > 1 and parts[0] in ("operators", "runtimes"):
+            if package == PACKAGE.name and len(parts) > 1 and parts[0] in ("operators", "models", "runtimes"):
                 path = PACKAGE.joinpath(*parts).with_suffix(".py")
                 if path.is_file():
                     yield path

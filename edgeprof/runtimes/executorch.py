@@ -26,25 +26,25 @@ class Executorch:
     dtypes = (("fp32", "fp32"), ("8da4w", "fp32"))
 
     def unsupported(self, case: BenchCase) -> str | None:
-        """Formats that are not offered, and operators that a format does not change."""
+        """Formats that are not offered, and operators that a format does not change.
+
+        8da4w quantises linear layers only. An embedding's table stays in fp32; it is offered because a model in 8da4w has it.
+        """
         if (case.dtype, case.kv_dtype) not in self.dtypes:
             return f"{self.name} computes in fp32 or 8da4w with an fp32 cache"
         if case.dtype != "8da4w":
             return None
-        matrices = {n: w for n, w in make_spec(case.op, case.dims).weights().items() if w.kind == "linear"}
-        if case.op == "embedding":
-            return "8da4w quantises linear layers; the embedding stays in fp32: measure it in fp32"
-        if not matrices:
+        operator = make_spec(case.op, case.dims)
+        if all(w.kind == "vector" for w in operator.weights().values()):
             return "has no matrix weights: measure it in fp32"
-        for name, weight in matrices.items():
-            if weight.shape[1] % QUANT_GROUP:
-                return f"8da4w needs rows of a multiple of {QUANT_GROUP} values; {case.op}.{name} has {weight.shape[1]}"
-        return None
+        return next(filter(None, map(_unquantisable, operator.leaves())), None)
 
     def capacity(self, case: BenchCase) -> int:
         """Decode reads only the rows in use, so few capacities serve all contexts; a prefill is built for its own context."""
         operator = make_spec(case.op, case.dims)
-        if operator.state_rows(1) == operator.state_rows(2):  # no state that grows with the context
+        if all(
+            leaf.state_rows(1) == leaf.state_rows(2) for leaf in operator.leaves()
+        ):  # no state grows with the context
             return case.q_len
         if case.phase == "prefill":
             return case.kv_len
@@ -67,6 +67,14 @@ class Executorch:
     def load(self, operator: OperatorSpec, artifact: Artifact, folder: Path, capacity: int) -> "ExecutorchCell":
         """Loads the .pte with its own packed weights and state."""
         return ExecutorchCell(operator, artifact, folder)
+
+
+def _unquantisable(leaf: OperatorSpec) -> str | None:
+    """Why a linear layer of the operator cannot be quantised to 8da4w, or None."""
+    for name, weight in leaf.weights().items():
+        if weight.kind == "linear" and weight.shape[1] % QUANT_GROUP:
+            return f"8da4w needs rows of a multiple of {QUANT_GROUP} values; {leaf.name}.{name} has {weight.shape[1]}"
+    return None
 
 
 class ExecutorchCell:

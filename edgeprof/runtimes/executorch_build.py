@@ -59,8 +59,8 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
     example = torch.from_numpy(random_input(operator, batch=shape.batch, q_len=shape.q_len, seed=0))
     inputs = chain_inputs([operator], shape, shape.capacity - shape.q_len if shape.has_past else 0)
     with redirect_stdout(sys.stderr), known_warnings_silenced():
-        effective = quantize(module) if spec.dtype == "8da4w" else None
-        stored = [stored_bytes(w) for w in module.parameters()]
+        effective = quantize(module) if spec.dtype == "8da4w" else {}
+        stored = list(dict.fromkeys(stored_bytes(w) for w in module.parameters()))  # a tied table once
         chain = Chain([module], list(inputs))
         lowered = lower(chain, (example, *map(torch.from_numpy, inputs.values())), quantized=spec.dtype == "8da4w")
     replace_file(folder / MODEL_FILE, lowered.pte)
@@ -68,7 +68,7 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
     return Built(
         files={"model": MODEL_FILE, "signature": SIGNATURE_FILE},
         weight_bytes=lowered.weight_bytes,
-        effective=None if effective is None else weights | effective,
+        effective=weights | effective if effective else None,
         arena_bytes=lowered.arena_bytes,
         delegated_share=lowered.delegated_share,
         fresh=list(fresh_ranges(lowered.pte, stored)),
@@ -76,7 +76,7 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
 
 
 def quantize(module: nn.Module) -> Weights:
-    """Quantises every linear layer to 8da4w in place and returns the weights that they now compute with.
+    """Quantises every linear layer to 8da4w in place and returns the weights that they now compute with, by path.
 
     XNNPACK stores the scales of a group as bfloat16, so these are what the dequantised weights are made with.
     """
@@ -91,7 +91,7 @@ def quantize(module: nn.Module) -> Weights:
         ),
     )
     effective: Weights = {}
-    for name, layer in module.named_children():
+    for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             packed: Any = layer.weight
             scale = packed.scale.to(torch.bfloat16).float().repeat_interleave(QUANT_GROUP, 1)
@@ -174,11 +174,15 @@ def stored_bytes(weight: Any) -> tuple[bytes, int]:
 
 
 def fresh_ranges(pte: bytes, stored: list[tuple[bytes, int]]) -> Iterable[FreshRange]:
-    """Where the file holds the weights: any byte of packed 4-bit integers, the lowest mantissa byte of a float."""
+    """Where the file holds the weights: any byte of packed 4-bit integers, the lowest mantissa byte of a float.
+
+    A tied projection in fp32 lies in it twice: for the look-up, and for XNNPACK to pack.
+    """
     for content, stride in stored:
         offset = pte.find(content)
-        if offset >= 0:
+        while offset >= 0:
             yield FreshRange(file=MODEL_FILE, offset=offset, length=len(content), stride=stride)
+            offset = pte.find(content, offset + len(content))
 
 
 def replace_file(path: Path, content: bytes) -> None:

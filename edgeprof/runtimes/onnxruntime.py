@@ -8,6 +8,7 @@ from edgeprof.core.types import Artifact, ArtifactSpec, BenchCase
 from edgeprof.operators.arrays import Array, Weights
 from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
+from edgeprof.operators.registry import make_spec
 from edgeprof.runtimes.base import Built, Call
 
 if TYPE_CHECKING:
@@ -35,16 +36,15 @@ class OnnxRuntime:
         self.n_threads = 1
 
     def unsupported(self, case: BenchCase) -> str | None:
-        """Formats that the CPU kernels do not compute in."""
+        """Formats that the CPU kernels do not compute in, and sizes of any operator inside that they refuse."""
         if (case.dtype, case.kv_dtype) not in self.dtypes:
             return f"{self.name} computes on the CPU with fp32 or int4 weights and an fp32 or int8 KV cache"
-        if case.kv_dtype == "int8" and case.op not in ("gqa", "swa"):
+        operator = make_spec(case.op, case.dims)
+        leaves = operator.leaves()
+        alone = leaves == (operator,)
+        if alone and case.kv_dtype == "int8" and not operator.state_rows(case.kv_len):
             return f"{case.op} has no KV cache; only GroupQueryAttention's is stored in int8"
-        if int(case.dims.get("head_dim", ROPE_MULTIPLE)) % ROPE_MULTIPLE:
-            return f"GroupQueryAttention rotates heads of a multiple of {ROPE_MULTIPLE} values only"
-        if case.dtype == "int4" and case.op == "embedding" and int(case.dims["d_model"]) % 2:
-            return "GatherBlockQuantized packs two 4-bit values a byte and wants an even d_model"
-        return None
+        return next(filter(None, (_refused(leaf, case.dtype) for leaf in leaves)), None)
 
     def capacity(self, case: BenchCase) -> int:
         """The cache's length is open until a cell is loaded for its case."""
@@ -136,7 +136,10 @@ class OnnxCell:
     def bind(self, x: Array, pos: int) -> Call:
         """A call on ``x`` at ``pos``; inputs, outputs and state are bound here, so that the call itself only runs."""
         step = self._tokens_per_run
-        runs = [self._bind_run(x[:, begin : begin + step], pos + begin) for begin in range(0, x.shape[1], step)]
+        runs = [
+            self._bind_run(x[:, begin : begin + step], pos + begin, is_last=begin + step >= x.shape[1])
+            for begin in range(0, x.shape[1], step)
+        ]
         results = [y for _, y in runs]
         run = self._session.run_with_iobinding
         if len(runs) == 1:
@@ -163,18 +166,21 @@ class OnnxCell:
         assert self._results, "output() before any call"
         return np.concatenate(self._results, axis=1)
 
-    def _bind_run(self, x: Array, pos: int) -> "tuple[IOBinding, Array]":
+    def _bind_run(self, x: Array, pos: int, *, is_last: bool) -> "tuple[IOBinding, Array]":
         import numpy as np
 
         batch, tokens = x.shape[:2]
         total = pos + tokens
+        wanted = np.full(1 if is_last else 0, -1)
         call = {
             "x": np.ascontiguousarray(x),
             "seqlens_k": np.full(batch, total - 1, np.int32),
             "total_sequence_length": np.array(total, np.int32),
             "query_seqlens": np.full(batch, tokens, np.int32),
+            "wanted": wanted,
         }
-        y = np.zeros((batch, tokens, self._output.shape[-1]), np.float32)
+        outputs = len(wanted) if "wanted" in self._inputs else tokens
+        y = np.zeros((batch, outputs, self._output.shape[-1]), np.float32)
         binding = self._session.io_binding()
         for name, array in call.items():
             if name in self._inputs:
@@ -206,6 +212,16 @@ def session_options(n_threads: int) -> "SessionOptions":
     options.log_severity_level = 4  # failures are raised; the log would print them a second time
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _refused(leaf: OperatorSpec, dtype: str) -> str | None:
+    """Why a kernel refuses the operator's sizes, or None."""
+    dims = leaf.dims()
+    if int(dims.get("head_dim", ROPE_MULTIPLE)) % ROPE_MULTIPLE:
+        return f"GroupQueryAttention rotates heads of a multiple of {ROPE_MULTIPLE} values only"
+    if dtype == "int4" and leaf.name == "embedding" and int(dims["d_model"]) % 2:
+        return "GatherBlockQuantized packs two 4-bit values a byte and wants an even d_model"
+    return None
 
 
 def _count_tasks() -> int:

@@ -70,14 +70,17 @@ class TorchCell:
     """A module with its state."""
 
     def __init__(self, module: "OperatorModule", spec: ArtifactSpec, capacity: int) -> None:
+        from edgeprof.operators.module import state_tensors
+
         self.module = module
         self.state: State = module.init_state(spec.batch, capacity)
+        self.state_tensors = tuple(state_tensors(self.state))
         self.forward: Callable[[Tensor, State, int], Tensor] = module
         self.result: Tensor | None = None
 
     def reset(self) -> None:
         """Zeroes the state."""
-        for t in self.state.values():
+        for t in self.state_tensors:
             t.zero_()
 
     def fill(self, seed: int) -> None:
@@ -85,7 +88,7 @@ class TorchCell:
         import torch
 
         generator = torch.Generator().manual_seed(seed)
-        for t in self.state.values():
+        for t in self.state_tensors:
             t.normal_(generator=generator)
 
     def bind(self, x: Array, pos: int) -> Call:

@@ -10,11 +10,12 @@ from onnx import TensorProto, helper
 
 from edgeprof.core.dtypes import KV_TOLERANCE, WEIGHT_DTYPES
 from edgeprof.core.types import Artifact, ArtifactSpec, BenchCase
+from edgeprof.models.block import block_of
 from edgeprof.operators.arrays import Array, Weights, random_input, random_weights
 from edgeprof.operators.attribute import attribute
 from edgeprof.operators.base import Dims, OperatorSpec
 from edgeprof.operators.onnx_graph import BATCH, TOKENS, Graph, dequantize_rows, quantize_rows
-from edgeprof.operators.registry import OPERATORS, make_spec
+from edgeprof.operators.registry import make_spec
 from edgeprof.operators.swa.onnx import cache_rows
 from edgeprof.runtimes import onnxruntime as runtime_module
 from edgeprof.runtimes.base import Built
@@ -26,12 +27,21 @@ DIMS: dict[str, Dims] = {
     "swa": HEADS | {"window": 6},
     "gqa": HEADS,
     "swiglu": {"d_model": 64, "d_ff": 96},
+    "geglu": {"d_model": 64, "d_ff": 96},
     "embedding": {"vocab": 80, "d_model": 64},
     "head": {"vocab": 80, "d_model": 64},
     "rms_norm": {"d_model": 64},
     "residual": {"d_model": 64},
     "identity": {"d_model": 64},
 }
+IMPLIED: dict[str, Dims] = {
+    "gqa": {"eps": 0.1},
+    "swa": {"eps": 0.1},
+    "head": {"eps": 0.1},
+    "rms_norm": {"eps": 0.1},
+    "embedding": {"scale": 25},
+}
+"""Values far from what is implied, so that one which is not heeded shows."""
 RUNS = {
     "decode": ([1] * 20, 0, 1),
     "prefill": ([20], 0, 1),
@@ -89,10 +99,16 @@ def error(
 
 @pytest.mark.parametrize("how", RUNS)
 @pytest.mark.parametrize("dtype", ["fp32", "int4"])
-@pytest.mark.parametrize("op", list(OPERATORS))
+@pytest.mark.parametrize("op", DIMS)
 def test_a_form_computes_what_the_reference_does(tmp_path: Path, op: str, dtype: str, how: str) -> None:
     calls, start, batch = RUNS[how]
     assert error(tmp_path, op, DIMS[op], calls, start, batch, dtype) < WEIGHT_DTYPES[dtype].tolerance
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int4"])
+@pytest.mark.parametrize("op", IMPLIED)
+def test_an_epsilon_or_a_scale_is_computed_with(tmp_path: Path, op: str, dtype: str) -> None:
+    assert error(tmp_path, op, DIMS[op] | IMPLIED[op], [5, 1, 1], dtype=dtype) < WEIGHT_DTYPES[dtype].tolerance
 
 
 @pytest.mark.parametrize("how", RUNS)
@@ -129,7 +145,7 @@ def test_a_long_call_is_split_into_runs(tmp_path: Path, op: str) -> None:
     assert error(tmp_path, op, DIMS[op], [600, 1], batch=2) < 1e-4
 
 
-@pytest.mark.parametrize("op", ["gqa", "swa", "short_conv", "swiglu"])
+@pytest.mark.parametrize("op", ["gqa", "swa", "short_conv", "swiglu", "geglu"])
 def test_two_threads_compute_the_same(tmp_path: Path, op: str) -> None:
     assert error(tmp_path, op, DIMS[op], [5, 1, 1, 6], n_threads=2) < 1e-4
 
@@ -268,12 +284,31 @@ def test_the_smallest_model_is_what_its_comment_says() -> None:
     ],
 )
 def test_what_does_not_work_says_why(op: str, dims: Dims, dtype: str, kv_dtype: str, reason: str | None) -> None:
+    answer = unsupported(op, DIMS[op] | dims, dtype, kv_dtype)
+    assert answer is None if reason is None else answer is not None and reason in answer
+
+
+@pytest.mark.parametrize(
+    ("mixer", "dims", "kv_dtype", "reason"),
+    [
+        ("swa", {}, "int8", None),
+        ("short_conv", {}, "int8", None),
+        ("gqa", {"head_dim": 24}, "fp32", "multiple of 16"),
+    ],
+)
+def test_a_block_is_judged_by_what_is_in_it(mixer: str, dims: Dims, kv_dtype: str, reason: str | None) -> None:
+    """Its norms and feed-forward have no cache, which is no reason to refuse it."""
+    block = block_of(make_spec(mixer, DIMS[mixer] | dims), make_spec("geglu", DIMS["geglu"]))
+    answer = unsupported("block", block.dims(), "int4", kv_dtype)
+    assert answer is None if reason is None else answer is not None and reason in answer
+
+
+def unsupported(op: str, dims: Dims, dtype: str, kv_dtype: str) -> str | None:
     case = BenchCase(
-        op=op, op_version=1, phase="decode", dims=DIMS[op] | dims, q_len=1, kv_len=8, dtype=dtype, kv_dtype=kv_dtype,
+        op=op, op_version=1, phase="decode", dims=dims, q_len=1, kv_len=8, dtype=dtype, kv_dtype=kv_dtype,
         runtime="onnxruntime", n_threads=1, cache_state="hot",
     )  # fmt: skip
-    answer = RUNTIME.unsupported(case)
-    assert answer is None if reason is None else answer is not None and reason in answer
+    return RUNTIME.unsupported(case)
 
 
 def test_a_head_dim_that_is_refused_does_fail_in_the_runtime(tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ roof.SECONDS_A_PROBE, roof.BUFFER_BYTES, roof.SIZES = 0.01, 1 << 26, (256,)
 """
 
 
+TINY_EFFORT = """
+from dataclasses import replace
+from edgeprof.bench import protocol
+quick = protocol.EFFORTS["quick"]
+protocol.EFFORTS["quick"] = replace(quick, rounds=3, time_budget_ns=2_000_000, warmup_budget_ns=2_000_000)
+"""
+"""Three rounds, each of a few passes."""
+
+
 @dataclass
 class Program:
     """The program with its own cache, results and suite."""
@@ -135,6 +144,18 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | No
 @pytest.fixture
 def waiting() -> Callable[..., bool]:
     return wait_for
+
+
+@pytest.fixture(scope="session")
+def make_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Program]:
+    """Makes a program with nothing built or measured."""
+    return lambda name: Program(tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
+def tiny_effort() -> str:
+    """A script: the program whose quick effort is a few passes, and whose workers find the roof at a glance."""
+    return TINY_EFFORT + RUN_WITH.format(patch=SHORT_ROOF)
 
 
 @pytest.fixture(scope="session")

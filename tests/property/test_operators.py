@@ -17,6 +17,9 @@ from edgeprof.operators.registry import make_spec
 fixed = settings(derandomize=True, deadline=None, max_examples=25, database=None)
 
 
+EPSILONS = st.sampled_from([1e-6, 1e-5, 0.1])
+
+
 @st.composite
 def attentions(draw: st.DrawFn, op: str) -> OperatorSpec:
     """Any grouping of heads, MHA and MQA included."""
@@ -28,6 +31,7 @@ def attentions(draw: st.DrawFn, op: str) -> OperatorSpec:
         "head_dim": 2 * draw(st.integers(1, 4)),
         "qk_norm": draw(st.booleans()),
         "rope_theta": draw(st.sampled_from([1e4, 1e6])),
+        "eps": draw(EPSILONS),
     }
     return make_spec(op, dims | ({"window": draw(st.integers(1, 9))} if op == "swa" else {}))
 
@@ -40,14 +44,18 @@ def short_convs() -> st.SearchStrategy[OperatorSpec]:
 
 @st.composite
 def stateless(draw: st.DrawFn) -> OperatorSpec:
-    op = draw(st.sampled_from(["swiglu", "embedding", "head", "rms_norm", "residual"]))
+    op = draw(st.sampled_from(["swiglu", "geglu", "embedding", "head", "rms_norm", "residual"]))
     dims: dict[str, Any] = {"d_model": draw(st.integers(1, 12))}
-    if op == "swiglu":
+    if op in ("swiglu", "geglu"):
         dims["d_ff"] = draw(st.integers(1, 20))
     if op in ("embedding", "head"):
         dims["vocab"] = draw(st.integers(1, 30))
     if op == "head":
         dims["tied"] = draw(st.booleans())
+    if op in ("head", "rms_norm"):
+        dims["eps"] = draw(EPSILONS)
+    if op == "embedding":
+        dims["scale"] = draw(st.sampled_from([1.0, 8, 25.3]))
     return make_spec(op, dims)
 
 

@@ -7,6 +7,6 @@ from edgeprof.operators.embedding.spec import EmbeddingSpec
 
 
 def embedding(spec: EmbeddingSpec, weights: dict[str, Tensor], x: Tensor, start: int) -> Tensor:
-    """Row ``x[b, t]`` of the table for each token id, (B, T) to (B, T, D)."""
+    """Row ``x[b, t]`` of the table times ``scale`` for each token id, (B, T) to (B, T, D)."""
     rows = [torch.stack([weights["table"][int(token)] for token in sequence]) for sequence in x]
-    return torch.stack(rows)
+    return spec.scale * torch.stack(rows)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgeprof.core.dtypes import weight_dtype
-from edgeprof.operators.base import OperatorSpec, Weight, activation_bytes
+from edgeprof.operators.base import OperatorSpec, Weight, activation_bytes, implied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingSpec(OperatorSpec):
-    """Token embedding: a row of the table for each token id."""
+    """Token embedding: ``scale`` times a row of the table for each token id (Gemma scales by the root of d_model)."""
 
     name: ClassVar[str] = "embedding"
     meaning: ClassVar[str] = "token embedding (row look-up)"
@@ -24,14 +24,15 @@ class EmbeddingSpec(OperatorSpec):
 
     vocab: int
     d_model: int
+    scale: float = implied(1.0)
 
     def weights(self) -> dict[str, Weight]:
         """The table, (vocab, d_model)."""
         return {"table": Weight(shape=(self.vocab, self.d_model), kind="embedding")}
 
     def flops(self, *, batch: int, q_len: int, kv_len: int) -> int:
-        """None: rows are copied."""
-        return 0
+        """None where rows are copied, one multiplication a value where they are scaled."""
+        return 0 if self.scale == 1 else batch * q_len * self.d_model
 
     def weight_bytes_moved(self, *, batch: int, q_len: int, dtype: str) -> int:
         """Only the rows that are looked up."""

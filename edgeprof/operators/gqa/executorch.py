@@ -30,6 +30,7 @@ class AttentionForm(Form):
     of all heads (docs/forms-executorch.md).
     """
 
+    spec: GqaSpec | SwaSpec
     w_q: nn.Linear
     w_k: nn.Linear
     w_v: nn.Linear
@@ -42,7 +43,6 @@ class AttentionForm(Form):
 
     def __init__(self, spec: GqaSpec | SwaSpec, shape: CallShape, rows: int) -> None:
         super().__init__(spec, shape)
-        self.spec = spec
         self.rows = rows
         self.group = spec.n_heads // spec.n_kv_heads
         cache = torch.zeros(shape.batch * spec.n_kv_heads, rows, 1, spec.head_dim)
@@ -56,7 +56,7 @@ class AttentionForm(Form):
         cos, sin = (inputs[name] for name in rope_names(s.head_dim, s.rope_theta))
         q, k, v = (w(x_BTD).view(batch, tokens, -1, s.head_dim) for w in (self.w_q, self.w_k, self.w_v))
         if s.qk_norm:
-            q, k = norm(q, self.q_norm), norm(k, self.k_norm)
+            q, k = norm(q, self.q_norm, s.eps), norm(k, self.k_norm, s.eps)
         return self._by_kv_head(rotate(q, cos, sin)), self._by_kv_head(rotate(k, cos, sin)), self._by_kv_head(v)
 
     def _by_kv_head(self, x_BTNE: Tensor) -> Tensor:

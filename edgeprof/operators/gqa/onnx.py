@@ -56,7 +56,7 @@ def norm_heads(graph: Graph, spec: GqaSpec | SwaSpec, x: str, name: str, scale: 
     split = graph.constant(f"{name}.split", np.array([0, 0, -1, spec.head_dim]))
     heads = graph.node("Reshape", [x, split], [f"{name}.heads"])
     merge = graph.constant(f"{name}.merge", np.array([0, 0, -1]))
-    return graph.node("Reshape", [graph.rms_norm(heads, name, scale), merge], [f"{name}.merged"])
+    return graph.node("Reshape", [graph.rms_norm(heads, name, scale, spec.eps), merge], [f"{name}.merged"])
 
 
 def _scales(graph: Graph, spec: GqaSpec | SwaSpec, prefix: str) -> list[str]:

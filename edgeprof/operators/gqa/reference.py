@@ -48,7 +48,7 @@ def _head(spec: GqaSpec | SwaSpec, weights: dict[str, Tensor], kind: str, x: Ten
     rows = slice(head * spec.head_dim, (head + 1) * spec.head_dim)
     y = x @ weights[f"w_{kind}"][rows].T
     if spec.qk_norm:
-        y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"{kind}_norm"]
+        y = y / (y.square().mean(-1, keepdim=True) + spec.eps).sqrt() * weights[f"{kind}_norm"]
     half = spec.head_dim // 2
     frequency = spec.rope_theta ** (-torch.arange(half, dtype=x.dtype) / half)
     angle = torch.arange(start, start + x.shape[1], dtype=x.dtype)[:, None] * frequency

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprof.operators.base import OperatorSpec, Weight, cache_bytes, check_heads, linear_flops
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec, Weight, cache_bytes, check_heads, implied, linear_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class GqaSpec(OperatorSpec):
     head_dim: int
     qk_norm: bool = True
     rope_theta: float = 1e6
+    eps: float = implied(NORM_EPSILON)
 
     def weights(self) -> dict[str, Weight]:
         """Projections of queries, keys, values and output, and the QK-norm's scales."""

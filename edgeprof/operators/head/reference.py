@@ -7,5 +7,5 @@ from edgeprof.operators.head.spec import HeadSpec
 
 def head(spec: HeadSpec, weights: dict[str, Tensor], x: Tensor, start: int) -> Tensor:
     """RMSNorm and projection, (B, T, D) to (B, T, V)."""
-    normed = x / ((x * x).sum(-1, keepdim=True) / spec.d_model + 1e-5) ** 0.5 * weights["norm"]
+    normed = x / ((x * x).sum(-1, keepdim=True) / spec.d_model + spec.eps) ** 0.5 * weights["norm"]
     return normed @ weights["w_vocab"].T

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprof.operators.base import OperatorSpec, Weight, activation_bytes, linear_flops
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec, Weight, activation_bytes, implied, linear_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class HeadSpec(OperatorSpec):
     vocab: int
     d_model: int
     tied: bool = True
+    eps: float = implied(NORM_EPSILON)
 
     def weights(self) -> dict[str, Weight]:
         """The norm's scales and the projection, (vocab, d_model)."""
@@ -37,6 +38,10 @@ class HeadSpec(OperatorSpec):
     def params(self) -> int:
         """The norm, and the projection unless it is the embedding's."""
         return self.d_model + (0 if self.tied else self.vocab * self.d_model)
+
+    def output_width(self) -> int:
+        """Logits."""
+        return self.vocab
 
     def flops(self, *, batch: int, q_len: int, kv_len: int) -> int:
         """The norm (four operations a value) and the projection."""

@@ -7,4 +7,4 @@ from edgeprof.operators.rms_norm.spec import RmsNormSpec
 
 def emit(graph: Graph, spec: RmsNormSpec, weights: Weights, x: str, prefix: str = "") -> str:
     """``x`` (batch, tokens, D) normed, by the fused operator."""
-    return graph.rms_norm(x, f"{prefix}norm", weights["norm"])
+    return graph.rms_norm(x, f"{prefix}norm", weights["norm"], spec.eps)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprof.operators.base import OperatorSpec, Weight
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec, Weight, implied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RmsNormSpec(OperatorSpec):
-    """Root-mean-square norm: ``y = x / sqrt(mean(x^2) + 1e-5) * scale``.
+    """Root-mean-square norm: ``y = x / sqrt(mean(x^2) + eps) * scale``.
 
-    Source: Zhang and Sennrich, arXiv 1910.07467; epsilon as in LFM2's configuration.
+    Source: Zhang and Sennrich, arXiv 1910.07467.
     """
 
     name: ClassVar[str] = "rms_norm"
@@ -23,6 +23,7 @@ class RmsNormSpec(OperatorSpec):
     }
 
     d_model: int
+    eps: float = implied(NORM_EPSILON)
 
     def weights(self) -> dict[str, Weight]:
         """The scales."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprof.operators.base import OperatorSpec, Weight, cache_bytes, check_heads, linear_flops
+from edgeprof.operators.base import NORM_EPSILON, OperatorSpec, Weight, cache_bytes, check_heads, implied, linear_flops
 from edgeprof.operators.gqa.spec import attention_weights, sum_of_contexts
 
 
@@ -31,6 +31,7 @@ class SwaSpec(OperatorSpec):
     window: int
     qk_norm: bool = True
     rope_theta: float = 1e6
+    eps: float = implied(NORM_EPSILON)
 
     def weights(self) -> dict[str, Weight]:
         """Projections of queries, keys, values and output, and the QK-norm's scales."""

@@ -7,7 +7,7 @@ from edgeprof.operators.executorch_form import Form
 
 
 class SwigluForm(Form):
-    """Gate, up and down projections: one delegate."""
+    """Gate, up and down projections: one delegate. Other gated feed-forwards have another activation."""
 
     w_gate: nn.Linear
     w_up: nn.Linear
@@ -15,5 +15,9 @@ class SwigluForm(Form):
 
     def forward(self, x_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Runs T tokens; stateless."""
-        y: Tensor = self.w_down(F.silu(self.w_gate(x_BTD)) * self.w_up(x_BTD))
+        y: Tensor = self.w_down(self.activate(self.w_gate(x_BTD)) * self.w_up(x_BTD))
         return y
+
+    def activate(self, gate_BTF: Tensor) -> Tensor:
+        """The gate's activation."""
+        return F.silu(gate_BTF)

@@ -7,7 +7,7 @@ from edgeprof.operators.module import OperatorModule, State
 
 
 class Swiglu(OperatorModule):
-    """Gate, up and down projections."""
+    """Gate, up and down projections; other gated feed-forwards have another activation."""
 
     w_gate: Tensor
     w_up: Tensor
@@ -15,4 +15,8 @@ class Swiglu(OperatorModule):
 
     def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
         """Runs T tokens; stateless."""
-        return F.linear(F.silu(F.linear(x_BTD, self.w_gate)) * F.linear(x_BTD, self.w_up), self.w_down)
+        return F.linear(self.activate(F.linear(x_BTD, self.w_gate)) * F.linear(x_BTD, self.w_up), self.w_down)
+
+    def activate(self, gate_BTF: Tensor) -> Tensor:
+        """The gate's activation."""
+        return F.silu(gate_BTF)

@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-from edgeprof.bench.plan import DEFAULT_RING_BYTES, case_label, memory_needed, plan
+from edgeprof.bench.plan import (
+    DEFAULT_RING_BYTES,
+    case_label,
+    check_rings_fit,
+    memory_needed,
+    plan,
+    ring_memory_needed,
+)
 from edgeprof.bench.selection import Selection
 from edgeprof.bench.suite import load_suite
 from edgeprof.core.errors import UsageError
-from edgeprof.core.types import BenchCase
+from edgeprof.core.types import BenchCase, RingPlan
+from edgeprof.models.config import config_of_pattern
+from edgeprof.models.model import model_of
+from edgeprof.operators.registry import make_spec
 
 
 @dataclass
@@ -170,6 +180,11 @@ def test_a_cache_format_picks_the_runtimes_that_have_it() -> None:
         ({"q_lens": (512,), "kv_lens": (128,)}, "kv_len: counts the new tokens too, so 128 is too small for q_len 512"),
         ({"dims": {"n_kv_heads": (5,)}}, "swa.n_kv_heads: 5 does not divide n_heads = 16; use a divisor"),
         ({"ops": ("gqa",), "dims": {"window": (5,)}}, "--window: none of gqa has it; choose another --op"),
+        (
+            {"ops": ("block",)},
+            "block: is made of a model's configuration: edgeprof inspect counts it, edgeprof predict --measure and edgeprof "
+            "verify measure it; here, name a single operator",
+        ),
     ],
 )
 def test_a_wrong_selection_is_answered_in_one_line(selected: dict[str, Any], message: str) -> None:
@@ -210,6 +225,61 @@ def test_a_window_bounds_the_scores_of_a_prefill() -> None:
         ops=("swa",), runtimes=("torch_eager",), q_lens=(4096,), cache_states=("hot",), dims={"window": (4096, 64)}
     )
     assert memory_needed(wide).activation_bytes > 5 * memory_needed(narrow).activation_bytes
+
+
+MODEL = config_of_pattern(
+    "CGG",
+    {"kernel_size": 3, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "d_ff": 64},
+    name="m",
+    d_model=32,
+    vocab=4000,
+)
+
+
+@pytest.fixture
+def model_case(make_case):
+    """The whole model, and its first attention block, as streaming decode cases."""
+
+    def make(op: str = "model", **changes: Any) -> BenchCase:
+        spec = model_of(MODEL) if op == "model" else MODEL.layers[1]
+        return replace(make_case("gqa", cache_state="streaming"), op=op, dims=spec.dims(), **changes)
+
+    return make
+
+
+def test_a_model_needs_all_its_weights_and_the_activations_of_its_largest_part(model_case) -> None:
+    need = memory_needed(model_case(q_len=64, kv_len=64))
+    spec = model_of(MODEL)
+    assert need.weight_bytes == need.build_bytes == 4 * spec.params()
+    assert need.state_bytes == spec.state_bytes(batch=1, kv_len=64, kv_dtype="fp32")
+    assert need.activation_bytes == 4 * 64 * 4000 + spec.io_bytes(batch=1, q_len=64, dtype="fp32")
+
+
+def test_a_ring_needs_the_weights_and_state_of_every_cell_in_it(model_case, make_case) -> None:
+    block, head = model_case("block"), make_case("head", cache_state="streaming")
+    one, cell = memory_needed(block), memory_needed(head)
+    need = ring_memory_needed(RingPlan(turn=(block,), turns=5, last=head))
+    assert need.weight_bytes == 5 * one.weight_bytes + cell.weight_bytes
+    assert need.state_bytes == 5 * one.state_bytes
+    assert need.build_bytes == max(one.build_bytes, cell.build_bytes)
+    assert need.ring_bytes == 0
+    assert make_spec("head", head.dims).weight_bytes("fp32") == cell.weight_bytes
+
+
+def test_a_ring_larger_than_free_memory_is_refused_with_what_to_do(model_case) -> None:
+    ring = RingPlan(turn=(model_case("block"),), turns=50)
+    check_rings_fit([ring], free_bytes=2**30, cpus=1)
+    with pytest.raises(UsageError) as caught:
+        check_rings_fit([ring], free_bytes=2**20, cpus=1)
+    message = str(caught.value)
+    assert message.startswith("ring of 50 cells, block decode 1@16 torch_eager fp32 streaming in it: needs about ")
+    assert message.endswith("1 MiB are free; use a smaller model, a shorter context or a format with fewer bits")
+    assert "\n" not in message
+
+
+def test_a_ring_with_more_threads_than_cpus_is_refused(model_case) -> None:
+    with pytest.raises(UsageError, match="threads: 2 is more than the 1 CPUs"):
+        check_rings_fit([RingPlan(turn=(model_case(n_threads=2),))], free_bytes=2**30, cpus=1)
 
 
 def test_a_label_names_what_tells_cases_apart() -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgeprof.bench.recorder import same_conditions
 from edgeprof.core.types import PROTOCOL_VERSION
 from edgeprof.runtimes.artifact import artifact_spec
+from edgeprof.store.pooling import same_conditions
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_failure_is_a_record_and_is_remembered(make_recorder, make_case) -> No
     recorder.fail(make_case("gqa"), "timeout", "no progress")
     record = recorder.store.records("fake")[0]
     assert (record.kind, record.status, record.reason) == ("probe", "timeout", "no progress")
-    assert recorder.failed == {make_case("gqa").key}
+    assert recorder.failed == {make_case("gqa").key: "timeout: no progress"}
 
 
 def test_a_record_about_the_host_has_no_case(make_recorder) -> None:
@@ -70,3 +70,12 @@ def test_each_condition_alone_forbids_pooling(stored, make_case, host, change: d
 def test_load_and_commit_do_not_decide(stored, make_case, host) -> None:
     busy = replace(stored[1], environment={"load_average": [9.0], "commit": "f00"}, session_id="another", round=9)
     assert same_conditions(busy, make_case("gqa"), PROTOCOL_VERSION, host.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [({"cache_state": "streaming", "ring_bytes": 7}, True), ({"kv_len": 17}, False), ({"n_threads": 2}, False)],
+)
+def test_the_same_cell_may_be_timed_in_any_ring(stored, make_case, change: dict, same: bool) -> None:
+    recorder, record = stored
+    assert recorder.same_cell(record, make_case("gqa", **change)) is same

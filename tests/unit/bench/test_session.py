@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from edgeprof.bench.report import build_report
-from edgeprof.bench.rings import working_set_bytes
 from edgeprof.bench.session import MisplacedError, Session, check_placement, item_cases, label
 from edgeprof.devices.worker_process import WorkerLostError
+from edgeprof.operators.traffic import working_set_bytes
 from edgeprof.runtimes.artifact import artifact_spec
 
 
@@ -83,7 +83,7 @@ def test_ring_rows_know_their_ring(run, workers, make_case) -> None:
     slots = workers.items("ring")[0].slots
     assert record.ring[:3] == [case.key, "(swiglu)", "(identity)"]
     assert len(record.ring) == len(slots)
-    assert record.ring_bytes == working_set_bytes(slots) >= case.ring_bytes
+    assert record.ring_bytes == working_set_bytes(s.case for s in slots) >= case.ring_bytes
     assert record.call_overhead_ns == 7
 
 

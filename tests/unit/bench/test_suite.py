@@ -88,6 +88,7 @@ def test_lfm2_1_2b_is_wider() -> None:
         (HEAD + "cells = [", "not TOML: "),
         (HEAD + f"includes = {'[' * 5000}", "not TOML: "),
         (HEAD + f"batch = {'9' * 5000}", "not TOML: "),
+        (HEAD + f"{'a.' * 100_000}b = 1", "not TOML: has more than 8192 dots"),
         (HEAD + 'includes = ["quik"]', "includes[0]: unknown suite 'quik': did you mean quick?"),
         (
             CELLS.replace("kv_len = [64]", ""),

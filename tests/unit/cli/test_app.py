@@ -68,7 +68,7 @@ def test_help_and_version_import_nothing_heavy(args: tuple[str, ...]) -> None:
     assert modules_imported_by(*args) & HEAVY == set()
 
 
-@pytest.mark.parametrize("name", ["ops", "runtimes", "devices", "doctor", "bench"])
+@pytest.mark.parametrize("name", ["ops", "runtimes", "devices", "doctor", "bench", "new", "presets", "inspect"])
 def test_the_help_of_a_command_imports_no_library_that_computes(name: str) -> None:
     assert modules_imported_by(name, "--help") & (HEAVY - {"pydantic", "rich"}) == set()
 
@@ -230,11 +230,14 @@ def complete(line: str) -> list[str]:
     [
         ("edgeprof d", ["devices", "doctor"]),
         ("edgeprof ops sw", ["swa", "swiglu"]),
-        ("edgeprof bench --op short_conv,g", ["short_conv,gqa"]),
+        ("edgeprof bench --op short_conv,gq", ["short_conv,gqa"]),
+        ("edgeprof bench --op mo", []),  # a model is no operator to choose dimensions for
         ("edgeprof bench --runtime torch", ["torch_eager", "torch_compile"]),
         ("edgeprof bench --dtype b", ["bf16"]),
         ("edgeprof bench --suite t", ["talk"]),
         ("edgeprof bench --kv-l", ["--kv-len"]),
+        ("edgeprof inspect tiny-h", ["tiny-hybrid"]),
+        ("edgeprof presets lfm2-3", ["lfm2-350m"]),
     ],
 )
 def test_commands_options_and_values_complete(line: str, offered: list[str]) -> None:

@@ -11,17 +11,21 @@ from edgeprof.cli import app, doctor
 from edgeprof.cli.ops import describe_operators
 from edgeprof.cli.output import make_table, print_json, print_table
 from edgeprof.cli.runtimes import describe_runtimes
+from edgeprof.cli.table import dims_label
 from edgeprof.core.errors import UsageError
 from edgeprof.devices import checks
 from edgeprof.devices.checks import Check
 from edgeprof.devices.local import LOCAL
-from edgeprof.operators.registry import OPERATORS
+from edgeprof.models.block import block_of
+from edgeprof.models.config import config_of_pattern
+from edgeprof.models.model import model_of
+from edgeprof.operators.registry import OPERATORS, make_spec
 from edgeprof.runtimes.base import RUNTIMES
 
 
 def test_every_operator_is_described_at_the_suites_dims() -> None:
     found = describe_operators(None, Selection())
-    assert [op["name"] for op in found] == list(OPERATORS)
+    assert [op["name"] for op in found] == [op for op in OPERATORS if op not in ("block", "model")]
     gqa = next(op for op in found if op["name"] == "gqa")
     assert set(gqa["forms"]) == {"torch", "onnx", "executorch"}
     assert gqa["costs"][0]["state_bytes"] == 2 * 4096 * 8 * 64 * 4
@@ -44,6 +48,27 @@ def test_an_operator_is_costed_at_every_length_and_dim_asked_for() -> None:
 def test_a_dim_that_the_operator_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match="--window: none of gqa has it"):
         describe_operators("gqa", Selection(dims={"window": (5,)}))
+
+
+def test_ops_of_a_composite_says_what_counts_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["ops", "model"]) == 2
+    assert "model: is made of a model's configuration: edgeprof inspect counts it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sandwich", [False, True])
+def test_a_block_is_labelled_by_its_parts(sandwich: bool) -> None:
+    gqa = make_spec("gqa", {"d_model": 640, "n_heads": 10, "n_kv_heads": 2, "head_dim": 64})
+    ffn = make_spec("geglu", {"d_model": 640, "d_ff": 96})
+    assert dims_label("block", block_of(gqa, ffn, sandwich=sandwich).dims()) == "gqa+geglu d640"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "label"), [("CCGC", "CCGC d640"), ("CCG" * 10, "CCGCCGCCGCCGCCGCCGCCGCCG...(30) d640")]
+)
+def test_a_model_is_labelled_by_its_pattern(pattern: str, label: str) -> None:
+    dims = {"kernel_size": 3, "n_heads": 10, "n_kv_heads": 2, "head_dim": 64, "d_ff": 96}
+    model = model_of(config_of_pattern(pattern, dims, name="m", d_model=640, vocab=100))
+    assert dims_label("model", model.dims()) == label
 
 
 def test_ops_prints_what_is_the_same_everywhere_once(capsys: pytest.CaptureFixture[str]) -> None:

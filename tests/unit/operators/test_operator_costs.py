@@ -1,7 +1,10 @@
 """Operators' arithmetic against figures known from elsewhere."""
 
+import numpy as np
 import pytest
+import torch
 
+from edgeprof.bench.gate import reference_output, relative_error
 from edgeprof.core.errors import UsageError
 from edgeprof.operators.arrays import random_input, random_weights
 from edgeprof.operators.base import OperatorSpec
@@ -52,6 +55,14 @@ def test_an_embedding_moves_the_rows_that_it_looks_up() -> None:
     spec = LFM2_350M["embedding"]
     assert spec.bytes_moved(batch=2, q_len=3, kv_len=9, dtype="fp32", kv_dtype="fp32") == 6 * (1024 * 4 * 2 + 8)
     assert spec.flops(batch=2, q_len=3, kv_len=9) == 0
+    scaled = make_spec("embedding", spec.dims() | {"scale": 32})
+    assert scaled.flops(batch=2, q_len=3, kv_len=9) == 6 * 1024
+
+
+def test_gated_feed_forwards_differ_by_their_activation_only() -> None:
+    swiglu, geglu = (make_spec(op, {"d_model": 640, "d_ff": 2048}) for op in ("swiglu", "geglu"))
+    assert swiglu.weights() == geglu.weights()
+    assert swiglu.flops(batch=1, q_len=3, kv_len=9) == geglu.flops(batch=1, q_len=3, kv_len=9)
 
 
 def test_a_full_prefill_has_half_of_the_square_and_its_diagonal() -> None:
@@ -74,6 +85,46 @@ def test_dims_rebuild_the_spec(op: str, tiny_dims) -> None:
     assert spec.name == op
 
 
+IMPLIED = [("gqa", "eps"), ("swa", "eps"), ("head", "eps"), ("rms_norm", "eps"), ("embedding", "scale")]
+
+
+@pytest.mark.parametrize(("op", "name"), IMPLIED)
+def test_an_implied_dimension_is_a_dimension_only_where_it_is_another(op: str, name: str, tiny_dims) -> None:
+    """Cases that were measured before it was one keep their keys."""
+    plain = make_spec(op, tiny_dims[op])
+    assert name not in plain.dims()
+    assert make_spec(op, tiny_dims[op] | {name: getattr(plain, name)}).dims() == plain.dims()
+    assert make_spec(op, tiny_dims[op] | {name: 0.5}).dims() == plain.dims() | {name: 0.5}
+
+
+@pytest.mark.parametrize(("op", "name"), IMPLIED)
+def test_an_implied_dimension_changes_what_the_reference_computes(op: str, name: str, tiny_dims) -> None:
+    outputs = []
+    for value in ({}, {name: 0.1}):
+        spec = make_spec(op, tiny_dims[op] | value)
+        x = random_input(spec, batch=1, q_len=4, seed=1)
+        outputs.append(reference_output(spec, random_weights(spec, 1), x, 0))
+    assert relative_error(outputs[1], outputs[0]) > 1e-2
+
+
+def test_an_epsilon_is_added_to_the_mean_square() -> None:
+    spec = make_spec("rms_norm", {"d_model": 2, "eps": 0.25})
+    x, scale = np.array([[[1.0, 7.0]]], np.float32), np.array([2.0, -1.0], np.float32)
+    y = reference_output(spec, {"norm": scale}, x, 0)
+    assert y.tolist() == [[[2 / 25.25**0.5, -7 / 25.25**0.5]]]
+
+
+def test_gelu_is_the_tanh_approximation() -> None:
+    """Of an identity gate: values of torch's own gelu, whose exact kind is off by 4.7e-4 at 2.2."""
+    spec = make_spec("geglu", {"d_model": 1, "d_ff": 1})
+    one = dict.fromkeys(("w_gate", "w_up", "w_down"), np.ones((1, 1), np.float32))
+    x = torch.tensor([[[-3.0], [-0.5], [0.0], [0.7], [2.2]]])
+    y = reference_output(spec, one, x.numpy(), 0)
+    tanh, exact = (torch.nn.functional.gelu(x.double(), approximate=a).mul(x).numpy() for a in ("tanh", "none"))
+    assert np.abs(y - tanh).max() < 1e-12
+    assert np.abs(y - exact).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("op", "change", "message"),
     [
@@ -87,6 +138,8 @@ def test_dims_rebuild_the_spec(op: str, tiny_dims) -> None:
         ("gqa", {"d_model": 32.5}, "gqa.d_model: 32.5 is not a whole number"),
         ("gqa", {"d_model": True}, "gqa.d_model: True is not a whole number"),
         ("gqa", {"qk_norm": 1}, "gqa.qk_norm: 1 is not true or false"),
+        ("gqa", {"eps": 0.0}, "gqa.eps: 0.0 is not a size"),
+        ("embedding", {"scale": "x"}, "embedding.scale: 'x' is not a number"),
         ("short_conv", {"kernel_size": 0}, "short_conv.kernel_size: 0 is not a size"),
     ],
 )

@@ -80,10 +80,11 @@ def test_another_version_of_the_runtime_is_another_artifact(make_case, monkeypat
 def source_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Hashes a copy of the package's sources, some of which may be edited first."""
 
-    def make(op: str, runtime: str, **edits: str) -> str:
+    def make(ops: str, runtime: str, **edits: str) -> str:
         package = tmp_path / f"{len(list(tmp_path.iterdir()))}" / "edgeprof"
         for path in [
             *artifact_module.PACKAGE.glob("operators/**/*.py"),
+            *artifact_module.PACKAGE.glob("models/*.py"),
             *artifact_module.PACKAGE.glob("runtimes/*.py"),
         ]:
             name = str(path.relative_to(artifact_module.PACKAGE))
@@ -92,13 +93,13 @@ def source_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             copy.write_text(path.read_text() + edits.get(name, ""))
         with monkeypatch.context() as patch:
             patch.setattr(artifact_module, "PACKAGE", package)
-            return artifact_module._source_hash.__wrapped__(op, runtime)
+            return artifact_module._source_hash.__wrapped__(tuple(ops.split()), runtime)
 
     return make
 
 
 @pytest.mark.parametrize(
-    ("op", "runtime", "file"),
+    ("ops", "runtime", "file"),
     [
         ("gqa", "torch_eager", "operators/gqa/module.py"),
         ("gqa", "torch_eager", "operators/attention.py"),
@@ -108,16 +109,31 @@ def source_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("swa", "torch_eager", "operators/gqa/reference.py"),
         ("gqa", "torch_compile", "runtimes/torch_eager.py"),  # which torch_compile is derived from
         ("gqa", "executorch", "runtimes/executorch_build.py"),
+        ("block gqa swiglu", "onnxruntime", "models/onnx.py"),
+        ("block gqa swiglu", "onnxruntime", "models/composite.py"),
+        ("block gqa swiglu", "onnxruntime", "operators/swiglu/onnx.py"),
+        ("model short_conv", "executorch", "models/executorch.py"),
+        ("model short_conv", "torch_eager", "models/config.py"),
+        ("model short_conv", "torch_eager", "models/module.py"),
     ],
 )
-def test_code_that_decides_the_result_is_in_the_hash(op: str, runtime: str, file: str, source_hash) -> None:
-    before = source_hash(op, runtime)
-    assert source_hash(op, runtime, **{file: "\nCHANGED = 1\n"}) != before
-    assert source_hash(op, runtime, **{file: "\n\n# a comment\n"}) == before
+def test_code_that_decides_the_result_is_in_the_hash(ops: str, runtime: str, file: str, source_hash) -> None:
+    before = source_hash(ops, runtime)
+    assert source_hash(ops, runtime, **{file: "\nCHANGED = 1\n"}) != before
+    assert source_hash(ops, runtime, **{file: "\n\n# a comment\n"}) == before
+
+
+def test_a_composites_hash_covers_the_operators_that_it_is_made_of(make_case, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(artifact_module, "_source_hash", lambda ops, runtime: asked.append(ops) or "")
+    artifact_spec(make_case("block"))
+    artifact_spec(make_case("gqa"))
+    assert asked == [("block", "gqa", "rms_norm", "swiglu"), ("gqa",)]
 
 
 def test_code_of_others_is_not_in_the_hash(source_hash) -> None:
-    edits = {"operators/swiglu/module.py": "\nCHANGED = 1\n", "runtimes/executorch.py": "\nCHANGED = 1\n"}
+    others = ("operators/swiglu/module.py", "runtimes/executorch.py", "models/block.py")
+    edits = dict.fromkeys(others, "\nCHANGED = 1\n")
     assert source_hash("short_conv", "onnxruntime", **edits) == source_hash("short_conv", "onnxruntime")
 
 

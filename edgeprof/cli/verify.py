@@ -1,0 +1,200 @@
+"""``edgeprof verify``: whole models measured beside their cells, and what the predictions were off by."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeprof.cli.options import (
+    JsonOption,
+    ResultsOption,
+    Texts,
+    VerboseOption,
+    completer,
+    registered_runtimes,
+    weight_dtypes,
+)
+from edgeprof.cli.targets import ConfigArguments
+from edgeprof.core.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from edgeprof.cli.targets import Place
+    from edgeprof.core.types import MeasureProtocol
+    from edgeprof.predict.types import ModelCall, Target, VerifyRow
+    from edgeprof.predict.verify import Failure
+    from edgeprof.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def verify(
+    configs: ConfigArguments = None,
+    runtime: Annotated[
+        Texts,
+        typer.Option("--runtime", metavar="RUNTIME", help="Runtimes.", autocompletion=completer(registered_runtimes)),
+    ] = None,
+    dtype: Annotated[
+        Texts,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="Weight formats; WEIGHT/KV names the cache's too.",
+            autocompletion=completer(weight_dtypes),
+        ),
+    ] = None,
+    context: Annotated[Texts, typer.Option("--context", metavar="RANGE", help="Contexts to decode a token at.")] = None,
+    prompt: Annotated[
+        Texts, typer.Option("--prompt", metavar="RANGE", help="Tokens of prompts; 0 leaves prefill out.")
+    ] = None,
+    threads: Annotated[Texts, typer.Option("--threads", metavar="RANGE", help="Threads.")] = None,
+    effort: Annotated[
+        str,
+        typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances; never how they are taken."),
+    ] = "quick",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew what was verified before, beside what is stored.")
+    ] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Measure nothing; show what was verified on this device so far.")
+    ] = False,
+    results: ResultsOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build whole models, measure them beside their cells, and compare with the prediction.
+
+    Each model shares its processes with rings of its cells (paired); where earlier cells are stored, a second row predicts
+    from those. Rows go into the device's error history, which predict takes its intervals from. Unless told otherwise:
+    onnxruntime, fp32, context 1024, a prompt of 256 tokens.
+    """
+    from edgeprof.bench.protocol import protocol_for
+    from edgeprof.cli.output import print_json, start_logging
+    from edgeprof.cli.render_verify import print_rows, rows_json
+    from edgeprof.cli.targets import find_place
+    from edgeprof.predict.history import read_history
+    from edgeprof.store import Store, results_root
+
+    if verbose:
+        start_logging(verbose)
+    store = Store(results_root(results))
+    place = find_place("local", store)
+    if history:
+        rows, failed = read_history(store.root / place.device_id), list["Failure"]()
+    else:
+        calls = make_calls(context or ["1024"], prompt or ["256"])
+        targets, refused = make_targets(
+            configs or [], runtime or ["onnxruntime"], dtype or ["fp32"], threads or ["1"], calls
+        )
+        rows, failed = _verify_all(targets, calls, place, store, protocol_for(effort), fresh=fresh)
+        failed += refused
+    print_json(rows_json(place.device_id, rows, failed)) if as_json else print_rows(place.device_id, rows, failed)
+    raise typer.Exit(ExitCode.OK if history else exit_code(rows, failed))
+
+
+def make_calls(contexts: Sequence[str], prompts: Sequence[str]) -> "list[ModelCall]":
+    """The calls to verify: a token at each context, and each prompt at once.
+
+    Raises:
+        UsageError: a length cannot be read.
+    """
+    from edgeprof.core.ranges import parse_sizes
+    from edgeprof.predict.verify import verify_calls
+
+    lengths = () if list(prompts) == ["0"] else parse_sizes(prompts, field="--prompt", what="length")
+    return verify_calls(parse_sizes(contexts, field="--context", what="length"), lengths)
+
+
+def make_targets(
+    configs: Sequence[str],
+    runtimes: Sequence[str],
+    dtypes: Sequence[str],
+    threads: Sequence[str],
+    calls: "Sequence[ModelCall]",
+) -> "tuple[list[Target], list[Failure]]":
+    """Every config in every runtime and format, and why some of these cannot run.
+
+    Raises:
+        UsageError: a name or a config is wrong, none is given, or none of them can run: why the first cannot.
+    """
+    from edgeprof.cli.targets import make_target, target_label, why_not
+    from edgeprof.core.ranges import parse_sizes, split_list
+    from edgeprof.models.config import load_config
+    from edgeprof.predict.verify import Failure
+
+    if not configs:
+        raise UsageError("CONFIG: give a .toml or .json file or a preset, or --history")
+    loaded = [load_config(source) for source in dict.fromkeys(configs)]
+    formats = [
+        (runtime, dtype, n)
+        for runtime in dict.fromkeys(split_list(runtimes, field="--runtime"))
+        for dtype in dict.fromkeys(split_list(dtypes, field="--dtype"))
+        for n in parse_sizes(threads, field="--threads", what="number of threads")
+    ]
+    able, refused = [], []
+    for target in (make_target(config, *wanted) for config in loaded for wanted in formats):
+        reason = why_not(target, calls)
+        if reason is None:
+            able.append(target)
+        else:
+            refused += [Failure(target=target, call=call, reason=f"unsupported: {reason}") for call in calls]
+    if not able:
+        raise UsageError(f"{target_label(refused[0].target)}: {refused[0].reason}")
+    return able, refused
+
+
+def _verify_all(
+    targets: "Sequence[Target]",
+    calls: "Sequence[ModelCall]",
+    place: "Place",
+    store: "Store",
+    protocol: "MeasureProtocol",
+    *,
+    fresh: bool,
+) -> "tuple[list[VerifyRow], list[Failure]]":
+    """One target after the other; its rows are in the history before the next one begins."""
+    rows: list[VerifyRow] = []
+    failed: list[Failure] = []
+    for target in targets:
+        found, not_done = _verify_one(target, calls, place, store, protocol, fresh=fresh)
+        rows += found
+        failed += not_done
+    return rows, failed
+
+
+def _verify_one(
+    target: "Target",
+    calls: "Sequence[ModelCall]",
+    place: "Place",
+    store: "Store",
+    protocol: "MeasureProtocol",
+    *,
+    fresh: bool,
+) -> "tuple[list[VerifyRow], list[Failure]]":
+    """Measures the target unless a session has done so before, whole and under the same conditions."""
+    from edgeprof.bench.run import run_rings
+    from edgeprof.cli.progress import ProgressReporter
+    from edgeprof.cli.targets import knowledge_of
+    from edgeprof.predict.history import append_history, new_rows
+    from edgeprof.predict.verify import failures, measured_session, verify_rings, verify_rows
+
+    known = knowledge_of(place, store)
+    session = None if fresh else measured_session(target, calls, known.evidence(), protocol.rounds)
+    failed: list[Failure] = []
+    if session is None:
+        assert place.device is not None
+        rings = verify_rings([target], calls)
+        with ProgressReporter() as reporter:
+            run = run_rings(rings, device=place.device, store=store, protocol=protocol, reporter=reporter, fresh=True)
+        session, failed = run.session_id, failures(target, calls, run.failed)
+        known = knowledge_of(place, store)
+    rows = verify_rows([target], calls, known, session)
+    append_history(store.root / place.device_id, new_rows(rows, known.history))
+    return rows, failed
+
+
+def exit_code(rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]") -> ExitCode:
+    """1 when something went wrong, 3 when a model differs from itself by more than its interval can tell, else 0."""
+    if any(not failure.reason.startswith("unsupported") for failure in failed):
+        return ExitCode.REGRESSION
+    return ExitCode.INCONCLUSIVE if any(row.inconclusive for row in rows) else ExitCode.OK

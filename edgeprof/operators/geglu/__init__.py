@@ -1,0 +1,1 @@
+"""GeGLU feed-forward."""

@@ -1,0 +1,135 @@
+"""What the store knows of a cell: its cost in each ring, process by process, and its memory."""
+
+import copy
+import dataclasses
+import math
+import statistics
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from edgeprof.core.types import PROTOCOL_VERSION, BenchCase, InstanceRecord
+from edgeprof.store.pooling import build_of
+
+Process = tuple[str, int]
+"""Session and round: one fresh process of a runtime."""
+
+BELOW, ABOVE = 0.8, 1.25
+"""A working set may lie this far outside the measured rings: the cost of the nearest ring is taken.
+
+Source: the assembled-ring experiments, where errors grew beyond these factors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A cell's net cost (the null call subtracted) by the ring's working set, in one process; ``call_ns`` is the null call."""
+
+    points: dict[int, float] = field(default_factory=dict)
+    call_ns: float = 0.0
+
+    def covers(self, size: int) -> bool:
+        """Whether ``size`` lies within the rings, or near enough."""
+        return BELOW * min(self.points) <= size <= ABOVE * max(self.points)
+
+    def at(self, size: int) -> float:
+        """The cost at a working set, linear between rings, constant beyond them."""
+        below, above = self.around(size)
+        if above == below:
+            return self.points[above]
+        share = (size - below) / (above - below)
+        return self.points[below] + share * (self.points[above] - self.points[below])
+
+    def change(self, size: int) -> float:
+        """Relative difference between the costs in the two rings around a working set."""
+        ends = [self.points[ring] for ring in self.around(size)]
+        return max(ends) / min(ends) - 1
+
+    def around(self, size: int) -> tuple[int, int]:
+        """The rings next below and above a working set; the same one twice where it is hit, or where there is none beyond."""
+        known = sorted(self.points)
+        below, above = bisect_right(known, size) - 1, bisect_left(known, size)
+        return known[max(below, 0)], known[min(above, len(known) - 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Which records count: those of this environment, and of these sessions or of all but these."""
+
+    fingerprint: str
+    only_session: str | None = None
+    not_session: str | None = None
+
+    def allow(self, record: InstanceRecord) -> bool:
+        """Whether the record's session is wanted."""
+        if self.only_session is not None and record.session_id != self.only_session:
+            return False
+        return record.session_id != self.not_session or self.not_session is None
+
+
+class Evidence:
+    """The stored streaming records of one device, looked up by cell; which of them count is the ``conditions``' matter."""
+
+    def __init__(self, records: Iterable[InstanceRecord], conditions: Conditions) -> None:
+        self.conditions = conditions
+        self._loads: dict[str, list[InstanceRecord]] = defaultdict(list)
+        self._probes: dict[str, list[InstanceRecord]] = defaultdict(list)
+        self._contexts: dict[str, set[int]] = defaultdict(set)
+        keys: dict[str, str] = {}
+        for record in records:
+            if record.case is None or record.status != "ok" or record.kind not in ("latency", "probe"):
+                continue
+            if record.case_key not in keys:  # hashing a case takes longer than all else here
+                keys[record.case_key] = open_ring(record.case).key
+                self._contexts[_without_context(record.case)].add(record.case.kv_len)
+            if record.kind == "probe":
+                self._probes[keys[record.case_key]].append(record)
+            elif record.ring_bytes:
+                self._loads[keys[record.case_key]].append(record)
+
+    def under(self, conditions: Conditions) -> "Evidence":
+        """The same records, others of which count."""
+        other = copy.copy(self)
+        other.conditions = conditions
+        return other
+
+    def loads(self, cell: BenchCase) -> Iterator[InstanceRecord]:
+        """The timed records of the cell in rings of any size, under equal conditions."""
+        build = build_of(cell, PROTOCOL_VERSION, self.conditions.fingerprint)
+        found = self._loads.get(cell.key, [])
+        return (record for record in found if self.conditions.allow(record) and build.made(record))
+
+    def probes(self, cell: BenchCase) -> list[InstanceRecord]:
+        """The cell's memory and numerics in fresh processes of their own, whichever session they are from."""
+        build = build_of(cell, PROTOCOL_VERSION, self.conditions.fingerprint)
+        return [record for record in self._probes.get(cell.key, ()) if build.made(record)]
+
+    def curves(self, cell: BenchCase) -> dict[Process, Curve]:
+        """The cell's curve in every process that measured it, under equal conditions."""
+        raw: dict[Process, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        for record in self.loads(cell):
+            assert record.ring_bytes is not None
+            call = float(record.call_overhead_ns or 0)
+            net = statistics.median(record.samples_ns) - call
+            raw[record.session_id, record.round][record.ring_bytes].append((net, call))
+        return {process: _curve(rings) for process, rings in raw.items()}
+
+    def contexts(self, cell: BenchCase) -> list[int]:
+        """The contexts at which the cell, but for its context, was ever measured."""
+        return sorted(self._contexts.get(_without_context(cell), ()))
+
+
+def _curve(rings: dict[int, list[tuple[float, float]]]) -> Curve:
+    points = {size: max(1.0, math.fsum(net for net, _ in found) / len(found)) for size, found in rings.items()}
+    calls = [call for found in rings.values() for _, call in found]
+    return Curve(points, math.fsum(calls) / len(calls))
+
+
+def open_ring(case: BenchCase) -> BenchCase:
+    """The case without its ring: the cell."""
+    return dataclasses.replace(case, ring_bytes=None)
+
+
+def _without_context(case: BenchCase) -> str:
+    """Names the cell at whatever context."""
+    return dataclasses.replace(open_ring(case), kv_len=case.q_len).key

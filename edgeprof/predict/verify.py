@@ -1,0 +1,230 @@
+"""``verify``: the whole model measured beside its cells, and what the prediction was off by."""
+
+import datetime
+import itertools
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgeprof.core.canonical import short_hash
+from edgeprof.core.types import InstanceRecord, RingPlan
+from edgeprof.models.config import config_to_json
+from edgeprof.models.model import model_of
+from edgeprof.predict.evidence import Evidence, Process
+from edgeprof.predict.memory import predict_peak
+from edgeprof.predict.plan import cell_rings, decode_call, model_case, model_ring
+from edgeprof.predict.predict import Knowledge, predict_calls
+from edgeprof.predict.types import ModelCall, Target, VerifyRow
+from edgeprof.stats.intervals import interval
+from edgeprof.stats.quantiles import log_median, quantiles
+
+MODEL_LOADS = 2
+"""Separate loads of the whole model in a process: their difference is the spread that no prediction can undercut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A whole model's own p50 in ns with its interval, the spread of its loads, and its p90 over its p50.
+
+    ``p90_ratio`` is taken over the samples of all loads, each in units of its load's median, and is None where they are too
+    few to know a p90.
+    """
+
+    ns: float
+    bounds: tuple[float, float] | None
+    aa_spread: float | None
+    p90_ratio: float | None
+    runtime_version: str
+
+
+def verify_calls(contexts: Sequence[int], prompts: Sequence[int]) -> list[ModelCall]:
+    """A decoded token at each context, and each prompt as a single call."""
+    prefills = [ModelCall(phase="prefill", q_len=n, kv_len=n) for n in prompts]
+    return [*map(decode_call, contexts), *prefills]
+
+
+def verify_rings(targets: Sequence[Target], calls: Sequence[ModelCall]) -> list[RingPlan]:
+    """The whole models and their cells: all of one target's in the same processes."""
+    rings: list[RingPlan] = []
+    for target in targets:
+        group = group_of(target)
+        for call in calls:
+            rings += [*cell_rings(target, call, group), model_ring(target, call, group, MODEL_LOADS)]
+    return rings
+
+
+def group_of(target: Target) -> str:
+    """What names the processes that measure a target."""
+    return f"{config_hash(target)}-{target.dtype}-{target.kv_dtype}"
+
+
+def config_hash(target: Target) -> str:
+    """Names what the configuration computes."""
+    return short_hash(config_to_json(target.config))
+
+
+def measured_session(target: Target, calls: Sequence[ModelCall], evidence: Evidence, rounds: int) -> str | None:
+    """The last session that measured the whole model in every call in at least so many processes, if there is one."""
+    complete: list[set[str]] = []
+    order: dict[str, None] = {}
+    for call in calls:
+        processes: dict[str, set[int]] = defaultdict(set)
+        for record in evidence.loads(model_case(target, call)):
+            processes[record.session_id].add(record.round)
+            order[record.session_id] = None
+        complete.append({session for session, seen in processes.items() if len(seen) >= rounds})
+    shared = set.intersection(*complete)
+    return next((session for session in reversed(order) if session in shared), None)
+
+
+def verify_rows(
+    targets: Sequence[Target], calls: Sequence[ModelCall], knowledge: Knowledge, session_id: str
+) -> list[VerifyRow]:
+    """A row for each target and call that was measured in the session, paired; and one from earlier cells where there are any.
+
+    Each row's interval comes from the history without the config's own rows.
+    """
+    evidence = knowledge.evidence()
+    rows: list[VerifyRow] = []
+    for target in targets:
+        known = replace(knowledge, without=config_hash(target))
+        for call in calls:
+            rows += _rows_of(target, call, known, evidence, session_id)
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A call of a target that has no row, and why: as ``status: reason``."""
+
+    target: Target
+    call: ModelCall
+    reason: str
+
+
+def failures(target: Target, calls: Sequence[ModelCall], failed: Mapping[str, str]) -> list[Failure]:
+    """The calls whose model or cells failed in a session; ``failed`` says of case keys why."""
+    found = []
+    for call in calls:
+        rings = verify_rings([target], [call])
+        # the model comes last and is what matters most: its own reason is told before a cell's
+        reasons = [failed[case.key] for ring in reversed(rings) for case in ring.cases if case.key in failed]
+        if reasons:
+            found.append(Failure(target=target, call=call, reason=reasons[0]))
+    return found
+
+
+def _rows_of(
+    target: Target, call: ModelCall, knowledge: Knowledge, evidence: Evidence, session_id: str
+) -> Iterator[VerifyRow]:
+    mine = replace(knowledge.conditions, only_session=session_id)
+    measured = measure_of(evidence.under(mine).loads(model_case(target, call)))
+    if measured is None:
+        return
+    for paired in (True, False):
+        conditions = mine if paired else replace(knowledge.conditions, not_session=session_id)
+        known = replace(knowledge, conditions=conditions, paired=paired)
+        found = predict_calls(target, known, evidence.under(conditions), (call,))
+        if found.ns is not None:
+            yield _row(
+                target,
+                call,
+                session_id,
+                device_id=knowledge.device_id,
+                runtime_version=measured.runtime_version,
+                paired=paired,
+                predicted_ns=found.ns.value,
+                uncorrected_ns=found.uncorrected_ns,
+                lo_ns=found.ns.lo,
+                hi_ns=found.ns.hi,
+                measured_ns=measured.ns,
+                measured_ci95_ns=measured.bounds,
+                signed_error=found.ns.value / measured.ns - 1,
+                aa_spread=measured.aa_spread,
+                p90_ratio=measured.p90_ratio,
+                warnings=found.warnings,
+            )
+    yield from _memory_row(target, call, knowledge, evidence, session_id, measured.runtime_version)
+
+
+def _memory_row(
+    target: Target,
+    call: ModelCall,
+    knowledge: Knowledge,
+    evidence: Evidence,
+    session_id: str,
+    runtime_version: str,
+) -> Iterator[VerifyRow]:
+    """The model's own peak in its last probe beside what its cells' probes tell."""
+    peaks = [
+        probe.memory.peak_rss_delta_bytes
+        for probe in evidence.probes(model_case(target, call))
+        if probe.memory is not None and probe.memory.peak_rss_delta_bytes
+    ]
+    found = predict_peak(target, (call,), evidence, knowledge.errors(target, "memory"))
+    if peaks and found.bytes is not None:
+        yield _row(
+            target,
+            call,
+            session_id,
+            device_id=knowledge.device_id,
+            runtime_version=runtime_version,
+            phase="memory",
+            paired=True,
+            predicted_ns=found.bytes.value,
+            uncorrected_ns=found.uncorrected_bytes,
+            lo_ns=found.bytes.lo,
+            hi_ns=found.bytes.hi,
+            measured_ns=float(peaks[-1]),
+            measured_ci95_ns=None,
+            signed_error=found.bytes.value / peaks[-1] - 1,
+            aa_spread=None,
+            p90_ratio=None,
+        )
+
+
+def _row(target: Target, call: ModelCall, session_id: str, **facts: object) -> VerifyRow:
+    model = model_of(target.config)
+    common: dict[str, object] = {
+        "config": target.config.name,
+        "config_hash": config_hash(target),
+        "pattern": target.config.pattern,
+        "runtime": target.runtime,
+        "dtype": target.dtype,
+        "kv_dtype": target.kv_dtype,
+        "n_threads": target.n_threads,
+        "phase": call.phase,
+        "q_len": call.q_len,
+        "context": call.kv_len,
+        "session_id": session_id,
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "parameters": model.params(),
+        "flops": model.flops(batch=target.batch, q_len=call.q_len, kv_len=call.kv_len),
+    }
+    return VerifyRow(**(common | facts))  # type: ignore[arg-type]
+
+
+def measure_of(loads: Iterable[InstanceRecord]) -> Measured | None:
+    """What the whole model took in its loads, or None if there are none."""
+    processes: dict[Process, list[InstanceRecord]] = defaultdict(list)
+    for record in loads:
+        processes[record.session_id, record.round].append(record)
+    if not processes:
+        return None
+    logs, of, spreads, relative = [], [], [], []
+    for process, found in processes.items():
+        own = [log_median(record.samples_ns) for record in found]
+        logs += own
+        of += [process] * len(own)
+        spreads += [abs(a - b) for a, b in itertools.pairwise(own)]
+        relative += [ns / math.exp(log) for record, log in zip(found, own, strict=True) for ns in record.samples_ns]
+    p50 = interval(logs, of)
+    return Measured(
+        ns=p50.estimate,
+        bounds=p50.bounds,
+        aa_spread=statistics.median(spreads) if spreads else None,
+        p90_ratio=quantiles(relative).p90,
+        runtime_version=found[0].runtime_version,
+    )
