@@ -23,6 +23,9 @@ HALF_CACHED = 0.15
 DISAGREE = 0.10
 """Processes whose totals scatter by more (standard deviation of the logarithm) disagree."""
 
+BUSY = 1.15
+"""Passes that took longer than their calls' medians by more than this were taken on a busy host."""
+
 BETWEEN_CONTEXTS = 0.10
 """Error granted to a cost halfway between two measured contexts, as a share of their difference; less nearer to either.
 
@@ -39,6 +42,7 @@ class TermCost:
     interpolated: bool
     uncertainty_ns: float = 0.0
     change: float = 0.0
+    stretch: float = 1.0
 
 
 def look_up(evidence: Evidence, cell: CellCount, size: int) -> TermCost | None:
@@ -76,6 +80,7 @@ def _measured(cell: CellCount, curves: dict[Process, Curve], size: int) -> TermC
         call_ns={p: c.call_ns for p, c in curves.items()},
         interpolated=not all(min(abs(b / size - 1) for b in c.points) < 0.02 for c in curves.values()),
         change=statistics.median(c.change(size) for c in curves.values()),
+        stretch=statistics.median(c.stretch for c in curves.values()),
     )
 
 
@@ -94,6 +99,7 @@ def _between(cell: CellCount, low: TermCost, high: TermCost) -> TermCost | None:
         interpolated=True,
         uncertainty_ns=BETWEEN_CONTEXTS * difference * 4 * share * (1 - share),
         change=max(low.change, high.change),
+        stretch=max(low.stretch, high.stretch),
     )
 
 
@@ -187,6 +193,11 @@ def _warnings(costs: Sequence[TermCost], scatter: float, total_ns: float) -> tup
     if change > HALF_CACHED:
         found.append(
             f"half lives in the cache: its cost changes by {change:.0%} between the rings around its working set"
+        )
+    stretch = statistics.median(c.stretch for c in costs)
+    if stretch > BUSY:
+        found.append(
+            f"the host was busy: passes took {stretch - 1:.0%} longer than the medians of their calls; measure when it is idle"
         )
     if scatter > DISAGREE:
         found.append(f"processes disagree: their totals scatter by {scatter:.0%}")

@@ -15,6 +15,12 @@ from edgeprof.store.pooling import build_of
 Process = tuple[str, int]
 """Session and round: one fresh process of a runtime."""
 
+Ring = tuple[str, int, int, tuple[str, ...]]
+"""Session, round, working set and places: one ring in one process."""
+
+Sample = tuple[float, float, float]
+"""A place's net cost, its null call, and the stretch that both contain."""
+
 BELOW, ABOVE = 0.8, 1.25
 """A working set may lie this far outside the measured rings: the cost of the nearest ring is taken.
 
@@ -23,10 +29,14 @@ Source: the assembled-ring experiments, where errors grew beyond these factors."
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A cell's net cost (the null call subtracted) by the ring's working set, in one process; ``call_ns`` is the null call."""
+    """A cell's net cost (the null call subtracted) by the ring's working set, in one process; ``call_ns`` is the null call.
+
+    ``stretch`` is how much longer than its calls' medians a pass over the ring took; the costs contain it.
+    """
 
     points: dict[int, float] = field(default_factory=dict)
     call_ns: float = 0.0
+    stretch: float = 1.0
 
     def covers(self, size: int) -> bool:
         """Whether ``size`` lies within the rings, or near enough."""
@@ -75,6 +85,8 @@ class Evidence:
         self._loads: dict[str, list[InstanceRecord]] = defaultdict(list)
         self._probes: dict[str, list[InstanceRecord]] = defaultdict(list)
         self._contexts: dict[str, set[int]] = defaultdict(set)
+        self._rings: dict[Ring, list[InstanceRecord]] = defaultdict(list)
+        self._stretches: dict[Ring, float] = {}
         keys: dict[str, str] = {}
         for record in records:
             if record.case is None or record.status != "ok" or record.kind not in ("latency", "probe"):
@@ -86,6 +98,7 @@ class Evidence:
                 self._probes[keys[record.case_key]].append(record)
             elif record.ring_bytes:
                 self._loads[keys[record.case_key]].append(record)
+                self._rings[_ring(record)].append(record)
 
     def under(self, conditions: Conditions) -> "Evidence":
         """The same records, others of which count."""
@@ -106,23 +119,41 @@ class Evidence:
 
     def curves(self, cell: BenchCase) -> dict[Process, Curve]:
         """The cell's curve in every process that measured it, under equal conditions."""
-        raw: dict[Process, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        raw: dict[Process, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
         for record in self.loads(cell):
             assert record.ring_bytes is not None
+            stretch = self._stretch(_ring(record))
             call = float(record.call_overhead_ns or 0)
             net = statistics.median(record.samples_ns) - call
-            raw[record.session_id, record.round][record.ring_bytes].append((net, call))
+            raw[record.session_id, record.round][record.ring_bytes].append((stretch * net, stretch * call, stretch))
         return {process: _curve(rings) for process, rings in raw.items()}
+
+    def _stretch(self, ring: Ring) -> float:
+        """The median pass over a ring, in units of the sum of its calls' medians.
+
+        A busy host takes the CPU away for slices of milliseconds. Most short calls escape, so their medians do not show it;
+        a pass over the ring does not escape, nor does a call of the whole model, which takes about as long.
+        """
+        if ring not in self._stretches:
+            places = [record.samples_ns for record in self._rings[ring]]
+            passes = [math.fsum(calls) for calls in zip(*places, strict=False)]
+            apart = math.fsum(statistics.median(samples) for samples in places)
+            self._stretches[ring] = statistics.median(passes) / apart
+        return self._stretches[ring]
 
     def contexts(self, cell: BenchCase) -> list[int]:
         """The contexts at which the cell, but for its context, was ever measured."""
         return sorted(self._contexts.get(_without_context(cell), ()))
 
 
-def _curve(rings: dict[int, list[tuple[float, float]]]) -> Curve:
-    points = {size: max(1.0, math.fsum(net for net, _ in found) / len(found)) for size, found in rings.items()}
-    calls = [call for found in rings.values() for _, call in found]
-    return Curve(points, math.fsum(calls) / len(calls))
+def _ring(record: InstanceRecord) -> Ring:
+    return record.session_id, record.round, record.ring_bytes or 0, tuple(record.ring)
+
+
+def _curve(rings: dict[int, list[Sample]]) -> Curve:
+    points = {size: max(1.0, statistics.fmean(net for net, _, _ in found)) for size, found in rings.items()}
+    calls, stretches = zip(*((call, stretch) for found in rings.values() for _, call, stretch in found), strict=True)
+    return Curve(points, statistics.fmean(calls), statistics.fmean(stretches))
 
 
 def open_ring(case: BenchCase) -> BenchCase:

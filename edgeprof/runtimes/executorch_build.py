@@ -60,7 +60,7 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
     inputs = chain_inputs([operator], shape, shape.capacity - shape.q_len if shape.has_past else 0)
     with redirect_stdout(sys.stderr), known_warnings_silenced():
         effective = quantize(module) if spec.dtype == "8da4w" else {}
-        stored = list(dict.fromkeys(stored_bytes(w) for w in module.parameters()))  # a tied table once
+        stored = [stored_bytes(w) for w in module.parameters()]
         chain = Chain([module], list(inputs))
         lowered = lower(chain, (example, *map(torch.from_numpy, inputs.values())), quantized=spec.dtype == "8da4w")
     replace_file(folder / MODEL_FILE, lowered.pte)
@@ -176,13 +176,14 @@ def stored_bytes(weight: Any) -> tuple[bytes, int]:
 def fresh_ranges(pte: bytes, stored: list[tuple[bytes, int]]) -> Iterable[FreshRange]:
     """Where the file holds the weights: any byte of packed 4-bit integers, the lowest mantissa byte of a float.
 
-    A tied projection in fp32 lies in it twice: for the look-up, and for XNNPACK to pack.
+    Equal weights, a tied projection and its table in fp32, are found one behind the other.
     """
+    end: dict[bytes, int] = {}
     for content, stride in stored:
-        offset = pte.find(content)
-        while offset >= 0:
+        offset = pte.find(content, end.get(content, 0))
+        if offset >= 0:
+            end[content] = offset + len(content)
             yield FreshRange(file=MODEL_FILE, offset=offset, length=len(content), stride=stride)
-            offset = pte.find(content, offset + len(content))
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -66,7 +66,8 @@ def test_the_same_cells_predict_the_model(verified) -> None:
     assert {"config", "device", "runtime", "dtype", "ttft_ns", "tpot_ns", "peak_bytes", "terms"} <= set(document)
     for name in ("ttft_ns", "tpot_ns", "peak_bytes"):
         assert 0 < document[name]["lo"] < document[name]["value"] < document[name]["hi"]
-        assert document[name]["verified_models"] == (name == "peak_bytes")  # only unpaired times count for a prediction
+        # paired times and the memory of so small a model say nothing of predictions from stored cells
+        assert document[name]["verified_models"] == 0
     counts = {(t["figure"], t["label"]): t["count"] for t in document["terms"]}
     assert counts["tpot", "short_conv k3 + swiglu 128"] == 2
     assert len(counts) == 10

@@ -110,3 +110,27 @@ def test_a_curve_covers_a_little_more_than_its_rings(size: int, covered: bool) -
 
 def test_open_ring_forgets_the_ring_alone(cell) -> None:
     assert open_ring(replace(cell, ring_bytes=5)) == cell
+
+
+def test_what_calls_escape_alone_and_passes_do_not_is_spread_over_the_ring(cell, timed) -> None:
+    """Each place is slowed in another pass: no median shows it, every pass does, and so would a call of the model."""
+    slow = [(3_000, 1_000, 1_000), (1_000, 3_000, 1_000), (1_000, 1_000, 3_000)]
+    (curve,) = evidence(*(timed(*samples, call_overhead_ns=100) for samples in slow)).curves(cell).values()
+    assert curve.stretch == pytest.approx(5 / 3)
+    assert curve.points[1000] == pytest.approx(900 * 5 / 3)
+    assert curve.call_ns == pytest.approx(100 * 5 / 3)
+
+
+def test_a_ring_is_stretched_by_its_own_passes_alone(cell, timed) -> None:
+    slow = [timed(3_000, 1_000, 1_000), timed(1_000, 3_000, 1_000), timed(1_000, 1_000, 3_000)]
+    others = [timed(4_000, 4_000, 4_000, ring=2000), timed(4_000, 4_000, 4_000, number=1)]
+    others += [timed(4_000, 4_000, 4_000, ring=1000, number=2) for _ in range(2)]
+    curves = evidence(*slow, *others).curves(cell)
+    assert curves["s1", 0].points[2000] == curves["s1", 1].points[1000] == curves["s1", 2].points[1000] == 1_000
+
+
+def test_every_cell_of_a_ring_is_stretched_alike(lab, cell, timed, make_target) -> None:
+    head = replace(cells(make_target(), decode_call(64))[-1].case, ring_bytes=1000)
+    records = [timed(9_000, 5_000, 5_000), lab.timed(head, "s1", 0, [5_000, 9_000, 5_000])]
+    found = evidence(*records)
+    assert found.curves(cell)["s1", 0].stretch == found.curves(open_ring(head))["s1", 0].stretch == pytest.approx(1.4)

@@ -148,6 +148,24 @@ def test_processes_that_disagree_are_warned_of(lab, make_target) -> None:
     assert any("processes disagree" in w for w in found.tpot.warnings)
 
 
+def test_a_busy_host_is_warned_of_and_its_model_predicted(lab, make_target, total_of) -> None:
+    """Every tenth call is interrupted for a while: medians of calls hide it, the model's call as long as a pass would not."""
+    target, call = make_target("CCG" * 4), decode_call(64)
+
+    def interrupted(record):
+        if record.kind != "latency":
+            return record
+        slices = [lab.chance.random() < 0.1 for _ in range(40)]
+        return replace(record, samples_ns=[record.samples_ns[0] + 300_000 * late for late in slices])
+
+    quiet = lab.ring_records(target, [call])
+    busy = [interrupted(record) for record in quiet]
+    plain, found = (predict(target, lab.knowledge(records), context=64).tpot for records in (quiet, busy))
+    places = len(target.config.layers) + 2
+    assert found.uncorrected_ns == pytest.approx(plain.uncorrected_ns + 0.1 * places * 300_000, rel=0.2)
+    assert any("the host was busy" in w for w in found.warnings)
+
+
 def test_a_quiet_laboratory_warns_of_nothing(lab, make_target) -> None:
     target, call = make_target("CCG"), decode_call(64)
     assert predict(target, lab.knowledge(lab.ring_records(target, [call])), context=64).tpot.warnings == ()
