@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
 from scipy import stats
 
 from edgeprof.core.canonical import canonical_json
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 HISTORY_FILE = "predictions.jsonl"
+LOCK_FILE = "predictions.lock"
+LOCK_TIMEOUT_S = 60
 
 PRIOR_SD = {
     ("decode", True): 0.03,
@@ -153,7 +157,10 @@ def _identity(row: VerifyRow) -> tuple[object, ...]:
 
 
 def append_history(folder: Path, rows: Sequence[VerifyRow]) -> None:
-    """Appends rows to the device's history, each as a line."""
+    """Appends rows to the device's history, each as a line, under a lock; they are on the disk before this returns."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / HISTORY_FILE).open("a") as file:
-        file.writelines(canonical_json(dataclasses.asdict(row)) + "\n" for row in rows)
+    lines = "".join(canonical_json(dataclasses.asdict(row)) + "\n" for row in rows)
+    with FileLock(folder / LOCK_FILE, timeout=LOCK_TIMEOUT_S), (folder / HISTORY_FILE).open("a") as file:
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())

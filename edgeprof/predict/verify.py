@@ -158,11 +158,8 @@ def _memory_row(
     runtime_version: str,
 ) -> Iterator[VerifyRow]:
     """The model's own peak in its last probe beside what its cells' probes tell."""
-    peaks = [
-        probe.memory.peak_rss_delta_bytes
-        for probe in evidence.probes(model_case(target, call))
-        if probe.memory is not None and probe.memory.peak_rss_delta_bytes
-    ]
+    probed = (p.memory.peak_rss_delta_bytes for p in evidence.probes(model_case(target, call)) if p.memory is not None)
+    peaks = [peak for peak in probed if peak is not None and peak > 0]  # 0: it fitted into what was there
     found = predict_peak(target, (call,), evidence, knowledge.errors(target, "memory"))
     if peaks and found.bytes is not None:
         yield _row(
