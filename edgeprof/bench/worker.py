@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from edgeprof.bench.jobs import Item, Job, job_from_json
-from edgeprof.bench.memory import MemoryWatch
+from edgeprof.bench.memory import MemoryWatch, use_small_pages
 from edgeprof.bench.protocol import quiet_gc, sample, warm_up
 from edgeprof.core.canonical import canonical_json, plain
 from edgeprof.core.types import Artifact, BenchCase
@@ -111,9 +111,10 @@ class Worker:
 
         case, artifact = self._case(item)
         operator = make_spec(case.op, case.dims)
+        use_small_pages()
         if item.null_artifact_key is not None:
             self._warm_runtime(item.null_artifact_key, case)
-        watch = MemoryWatch()
+        watch = MemoryWatch(artifact_folder(artifact.key))
         cell = self.runtime.load(operator, artifact, artifact_folder(artifact.key), case.kv_len)
         call = bind_timed(cell, case)
         call()

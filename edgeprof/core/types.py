@@ -153,11 +153,15 @@ class MeasureProtocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Memory of one fresh process that loads a cell and calls it twice, in bytes; None where the platform cannot tell."""
+    """Memory of one fresh process that loads a cell and calls it twice, in bytes; None where the platform cannot tell.
+
+    ``code_delta_bytes`` is the part of ``file_delta_bytes`` that is code, paged in once however many cells run it.
+    """
 
     peak_rss_delta_bytes: int | None = None
     anon_delta_bytes: int | None = None
     file_delta_bytes: int | None = None
+    code_delta_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,11 @@ from edgeprof.predict.evidence import Evidence
 from edgeprof.predict.history import ErrorModel
 from edgeprof.predict.plan import CellCount, cells
 from edgeprof.predict.types import Estimate, ModelCall, PeakPrediction, Target
+from edgeprof.runtimes.artifact import artifact_spec
 from edgeprof.stats.intervals import exp_bounds
 
 GRAIN_BYTES = 6 * 2**20
-"""What a prediction may be off by whatever the size: heaps grow by huge pages of 2 MiB, and code is paged in as it runs."""
+"""What a prediction may be off by whatever the size: heaps grow in steps, and code is paged in as it runs."""
 
 TELLING_BYTES = 8 * GRAIN_BYTES
 """Verified peaks below this are decided by the grain, and say nothing of how cells add up."""
@@ -27,20 +29,27 @@ SHARED_TABLE_DTYPES = ("fp32", "bf16")
 class Footprint:
     """Bytes that a loaded cell keeps, what its calls need beside it, and what its loading needed on top for a while.
 
-    What a call needs beside weights and state (activations, a runtime's arena) is used by one layer after another.
+    What a call needs beside weights and state (activations, a runtime's arena) is used by one layer after another. Code is
+    paged in once, however many cells run it.
     """
 
     kept: float
     shared: float
     passing: float
+    code: float
 
 
 def predict_peak(target: Target, calls: Sequence[ModelCall], evidence: Evidence, errors: ErrorModel) -> PeakPrediction:
-    """The largest of the calls' peaks: what all cells keep, and the most that one needs beside it; or what is missing."""
+    """The largest of the calls' peaks, or what is missing.
+
+    A peak is what all cells keep, the most that one of them needs beside it, and the code: of the embedding, of one block,
+    of the head.
+    """
     peaks: list[float] = []
     missing: list[BenchCase] = []
     for call in calls:
         total, most = 0.0, 0.0
+        code: dict[str, float] = defaultdict(float)
         for cell in cells(target, call):
             found = footprint_of(evidence, cell.case)
             if found is None:
@@ -49,7 +58,8 @@ def predict_peak(target: Target, calls: Sequence[ModelCall], evidence: Evidence,
             footprint = _in_model(target, cell, found)
             total += cell.count * footprint.kept
             most = max(most, footprint.shared + footprint.passing)
-        peaks.append(total + most)
+            code[cell.case.op] = max(code[cell.case.op], footprint.code)
+        peaks.append(total + most + sum(code.values()))
     if missing:
         return PeakPrediction(bytes=None, missing=tuple(missing))
     plain = max(1.0, *peaks)
@@ -80,40 +90,39 @@ def _in_model(target: Target, cell: CellCount, alone: Footprint) -> Footprint:
 
 
 def footprint_of(evidence: Evidence, case: BenchCase) -> Footprint | None:
-    """A cell's footprint, probed or between probed contexts.
+    """A cell's footprint at its context.
 
-    What a prefill keeps beyond a decode of the same cell is what its call needs beside weights and state.
+    What a block's prefill keeps beyond its decode is what the call needs beside weights and state; rows of an embedding's
+    table that a prompt has touched stay.
     """
     found = _at_context(evidence, case)
-    if found is None or case.phase == "decode":
+    if found is None or case.phase == "decode" or case.op != "block":
         return found
-    decode = replace(case, phase="decode", q_len=1)
-    contexts = sorted(evidence.contexts(decode), key=lambda k: abs(k - case.kv_len))
-    of_decode = next(filter(None, (_probed(evidence.probes(replace(decode, kv_len=k))) for k in contexts)), None)
+    of_decode = _at_context(evidence, replace(case, phase="decode", q_len=1))
     kept = found.kept if of_decode is None else min(found.kept, of_decode.kept)
-    return Footprint(kept=kept, shared=found.kept - kept, passing=found.passing)
+    return replace(found, kept=kept, shared=found.kept - kept)
 
 
 def _at_context(evidence: Evidence, case: BenchCase) -> Footprint | None:
-    """Probed, or linear between the nearest contexts that were: state grows linearly with the context."""
-    here = _probed(evidence.probes(case))
-    if here is not None or case.kv_len == case.q_len:
-        return here
-    known = {
-        kv_len: found
-        for kv_len in evidence.contexts(case)
-        if kv_len > case.q_len and (found := _probed(evidence.probes(replace(case, kv_len=kv_len)))) is not None
-    }
-    low = max((k for k in known if k < case.kv_len), default=None)
-    high = min((k for k in known if k > case.kv_len), default=None)
-    if low is None or high is None:
+    """From the probed context that keeps least beside its state, with the state of this one: state is known exactly.
+
+    What grows with the context besides (tables of RoPE, which layers share) is left out with it.
+    """
+    found = []
+    for kv_len in evidence.contexts(case):
+        probed = _probed(evidence.probes(replace(case, kv_len=kv_len)))
+        if probed is not None:
+            found.append(replace(probed, kept=probed.kept - _state_bytes(replace(case, kv_len=kv_len))))
+    if not found:
         return None
-    share = (case.kv_len - low) / (high - low)
-    return Footprint(
-        kept=(1 - share) * known[low].kept + share * known[high].kept,
-        shared=0.0,
-        passing=max(known[low].passing, known[high].passing),
-    )
+    least = min(found, key=lambda f: f.kept)
+    return replace(least, kept=least.kept + _state_bytes(case))
+
+
+def _state_bytes(case: BenchCase) -> int:
+    """State as it is allocated: for the context, or for the artifact's capacity where it has one."""
+    rows = max(case.kv_len, artifact_spec(case).capacity)
+    return make_spec(case.op, case.dims).state_bytes(batch=case.batch, kv_len=rows, kv_dtype=case.kv_dtype)
 
 
 def _probed(probes: Sequence[InstanceRecord]) -> Footprint | None:
@@ -125,9 +134,9 @@ def _probed(probes: Sequence[InstanceRecord]) -> Footprint | None:
             continue
         anon, file, peak = memory.anon_delta_bytes, memory.file_delta_bytes, memory.peak_rss_delta_bytes
         if anon is not None and file is not None and peak is not None:
-            seen.append((anon + file, max(0, peak - anon - file)))
+            code = max(0, memory.code_delta_bytes or 0)
+            seen.append((anon + file - code, max(0, peak - anon - file), code))
     if not seen:
         return None
-    return Footprint(
-        kept=statistics.median(k for k, _ in seen), shared=0.0, passing=statistics.median(p for _, p in seen)
-    )
+    kept, passing, code = (statistics.median(values) for values in zip(*seen, strict=True))
+    return Footprint(kept=kept, shared=0.0, passing=passing, code=code)

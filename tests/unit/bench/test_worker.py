@@ -83,7 +83,7 @@ def test_a_probe_tells_memory_and_numerics(dtype: str, work, built, make_case) -
         null_artifact_key=artifact_spec(null_case(case)).key,
     )
     done = result(work(item))
-    assert set(done["memory"]) == {"peak_rss_delta_bytes", "anon_delta_bytes", "file_delta_bytes"}
+    assert set(done["memory"]) == {"peak_rss_delta_bytes", "anon_delta_bytes", "file_delta_bytes", "code_delta_bytes"}
     assert 0 < done["max_rel_error"] < (1e-5 if dtype == "fp32" else 2e-2)
     assert done["quantization_error"] is None if dtype == "fp32" else 0 < done["quantization_error"] < 0.02
 

@@ -79,16 +79,34 @@ def test_small_models_say_nothing_of_how_cells_add_up(lab, make_target, make_row
     assert lab.knowledge([], history=rows).errors(target, "memory").n_models == 0
 
 
-def test_between_two_contexts_what_is_kept_is_interpolated(lab, make_target) -> None:
+def test_another_context_keeps_what_was_probed_with_its_own_state(lab, make_target) -> None:
     target = make_target("CCG")
     records = lab.ring_records(target, [decode_call(64), decode_call(96)])
-    more = Memory(anon_delta_bytes=2 * MIB, file_delta_bytes=0, peak_rss_delta_bytes=2 * MIB)
-    grown = [
-        replace(r, memory=more) if r.kind == "probe" and r.case.kv_len == 96 and "gqa" in str(r.case.dims) else r
-        for r in records
-    ]
+    grown = with_memory(records, lambda c: c.kv_len == 96 and "gqa" in str(c.dims), kept=9)  # such as larger tables
     peak = predict(target, lab.knowledge(grown), context=80).peak
-    assert peak.uncorrected_bytes == pytest.approx(4 * MIB + 1.5 * MIB + MIB / 4)
+    (gqa,) = (layer for layer in target.config.layers if layer.mixer.name == "gqa")
+    more = [gqa.state_bytes(batch=1, kv_len=n, kv_dtype="fp32") for n in (64, 80)]
+    assert peak.uncorrected_bytes == 5 * MIB + more[1] - more[0] + MIB / 4
+
+
+def test_code_is_paged_in_once_for_all_blocks(lab, make_target) -> None:
+    target = make_target("CCG")
+    records = lab.ring_records(target, [CALL])
+    code = Memory(
+        anon_delta_bytes=MIB, file_delta_bytes=MIB, code_delta_bytes=MIB, peak_rss_delta_bytes=2 * MIB + MIB // 4
+    )
+    grown = [replace(r, memory=code) if r.kind == "probe" and r.case.op == "block" else r for r in records]
+    peak = predict(target, lab.knowledge(grown), context=64).peak
+    assert peak.uncorrected_bytes == (5 + 1) * MIB + MIB / 4
+
+
+def test_what_a_prompt_has_touched_of_the_table_stays(lab, make_target) -> None:
+    target = make_target("CCG")
+    records = with_memory(
+        lab.ring_records(target, [CALL, PREFILL]), lambda c: c.op == "embedding" and c.phase == "prefill", kept=3
+    )
+    peak = predict(target, lab.knowledge(records), context=64, prompt=16).peak
+    assert peak.uncorrected_bytes == (3 + 4) * MIB + MIB / 4
 
 
 def test_a_device_that_cannot_tell_leaves_memory_unknown_and_times_known(lab, make_target) -> None:
