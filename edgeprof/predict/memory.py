@@ -92,31 +92,32 @@ def _in_model(target: Target, cell: CellCount, alone: Footprint) -> Footprint:
 def footprint_of(evidence: Evidence, case: BenchCase) -> Footprint | None:
     """A cell's footprint at its context.
 
-    What a block's prefill keeps beyond its decode is what the call needs beside weights and state; rows of an embedding's
-    table that a prompt has touched stay.
+    What a block's prefill keeps beyond its decode, state apart, is what the call needs beside weights and state; rows of an
+    embedding's table that a prompt has touched stay.
     """
-    found = _at_context(evidence, case)
-    if found is None or case.phase == "decode" or case.op != "block":
-        return found
-    of_decode = _at_context(evidence, replace(case, phase="decode", q_len=1))
-    kept = found.kept if of_decode is None else min(found.kept, of_decode.kept)
-    return replace(found, kept=kept, shared=found.kept - kept)
+    found = _without_state(evidence, case)
+    if found is None:
+        return None
+    if case.phase == "prefill" and case.op == "block":
+        of_decode = _without_state(evidence, replace(case, phase="decode", q_len=1))
+        kept = found.kept if of_decode is None else min(found.kept, of_decode.kept)
+        found = replace(found, kept=kept, shared=found.shared + found.kept - kept)
+    return replace(found, kept=found.kept + _state_bytes(case))
 
 
-def _at_context(evidence: Evidence, case: BenchCase) -> Footprint | None:
-    """From the probed context that keeps least beside its state, with the state of this one: state is known exactly.
+def _without_state(evidence: Evidence, case: BenchCase) -> Footprint | None:
+    """From the probed context that keeps least beside its state: state is known exactly, and is that of any other context.
 
     What grows with the context besides (tables of RoPE, which layers share) is left out with it.
     """
     found = []
     for kv_len in evidence.contexts(case):
-        probed = _probed(evidence.probes(replace(case, kv_len=kv_len)))
+        there = replace(case, kv_len=kv_len)
+        state = _state_bytes(there)
+        probed = _probed(evidence.probes(there), state)
         if probed is not None:
-            found.append(replace(probed, kept=probed.kept - _state_bytes(replace(case, kv_len=kv_len))))
-    if not found:
-        return None
-    least = min(found, key=lambda f: f.kept)
-    return replace(least, kept=least.kept + _state_bytes(case))
+            found.append(replace(probed, kept=probed.kept - state))
+    return min(found, key=lambda f: f.kept, default=None)
 
 
 def _state_bytes(case: BenchCase) -> int:
@@ -125,8 +126,11 @@ def _state_bytes(case: BenchCase) -> int:
     return make_spec(case.op, case.dims).state_bytes(batch=case.batch, kv_len=rows, kv_dtype=case.kv_dtype)
 
 
-def _probed(probes: Sequence[InstanceRecord]) -> Footprint | None:
-    """The median over probes; None where no probe could tell all of its parts."""
+def _probed(probes: Sequence[InstanceRecord], state: int) -> Footprint | None:
+    """The median over probes; None where no probe could tell all of its parts.
+
+    A planned arena holds the state and, beside it, what the layers of a model share.
+    """
     seen = []
     for probe in probes:
         memory = probe.memory
@@ -135,8 +139,9 @@ def _probed(probes: Sequence[InstanceRecord]) -> Footprint | None:
         anon, file, peak = memory.anon_delta_bytes, memory.file_delta_bytes, memory.peak_rss_delta_bytes
         if anon is not None and file is not None and peak is not None:
             code = max(0, memory.code_delta_bytes or 0)
-            seen.append((anon + file - code, max(0, peak - anon - file), code))
+            shared = min(max(0, (probe.arena_bytes or 0) - state), max(0, anon))
+            seen.append((anon + file - code - shared, shared, max(0, peak - anon - file), code))
     if not seen:
         return None
-    kept, passing, code = (statistics.median(values) for values in zip(*seen, strict=True))
-    return Footprint(kept=kept, shared=0.0, passing=passing, code=code)
+    kept, shared, passing, code = (statistics.median(values) for values in zip(*seen, strict=True))
+    return Footprint(kept=kept, shared=shared, passing=passing, code=code)
