@@ -95,7 +95,7 @@ def set_at(line, path, value):
         (["case", "n_threads"], 0, "case.n_threads: 0 is not between 1 and"),
         (["case", "q_len"], 2000, "case.kv_len: 1024 is less than q_len"),
         (["case", "dims", "d_model"], 10**30, "case.dims.d_model: 10+ is not between"),
-        (["case", "dims", "d_model"], "many", "case.dims.d_model"),
+        (["case", "dims", "d_model"], ["many"], "case.dims.d_model"),
         (["schema_version"], 0, "schema_version: 0 is not a version"),
         (["schema_version"], True, "schema_version: True is not a version"),
     ],
