@@ -155,7 +155,13 @@ def _print_terms(part: "CallPrediction") -> None:
         table.add_row(*cells, term.how)
     rest = part.uncorrected_ns - sum(term.total_ns for term in part.terms)
     table.add_row(
-        "call boundary", "", str(len(part.calls)), "", signed_duration(rest), f"{rest / part.uncorrected_ns:.1%}", ""
+        "call boundary, averaging",
+        "",
+        str(len(part.calls)),
+        "",
+        signed_duration(rest),
+        f"{rest / part.uncorrected_ns:.1%}",
+        "",
     )
     if part.ns is not None and abs(part.ns.value / part.uncorrected_ns - 1) > 1e-9:
         shift = part.ns.value - part.uncorrected_ns
