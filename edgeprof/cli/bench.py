@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprof.bench.selection import Selection
-from edgeprof.cli.options import JsonOption, ResultsOption, with_selection
+from edgeprof.cli.options import EffortOption, JsonOption, ResultsOption, with_selection
 from edgeprof.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ BAD_STATUSES = ("wrong_output", "error", "timeout", "missing")
 @with_selection
 def bench(
     selection: Selection,
-    effort: Annotated[
-        str,
-        typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances; never how they are taken."),
-    ] = "quick",
+    effort: EffortOption = "quick",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure anew; what is stored stays, but is not used.")
     ] = False,

@@ -42,69 +42,50 @@ MIXER_FIELDS = ("n_heads", "n_kv_heads", "head_dim", "window", "kernel_size", "r
 _FIELD = re.compile(r"(?:model: )?(?:layers\[[0-9]+\]\.\w+\.)?(\w+): (.*)")
 
 
+def _field(flag: str, help_text: str, panel: str = LAYERS, metavar: str | None = None, **more: Any) -> Any:
+    """An option that gives a field of the configuration."""
+    return typer.Option(flag, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False, **more)
+
+
 def _size(flag: str, help_text: str, panel: str = LAYERS) -> Any:
-    return typer.Option(flag, metavar="N", help=help_text, rich_help_panel=panel, show_default=False)
+    return _field(flag, help_text, panel, "N")
 
 
 Size = str | None
+FfnOption = _field(
+    "--ffn",
+    "Feed-forward. Default: swiglu.",
+    metavar="swiglu|geglu",
+    autocompletion=completer(lambda: ["swiglu", "geglu"]),
+)
 
 
 def new(
-    pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", help="C short_conv, S swa, G gqa; repeats as in (CCG)x4.", rich_help_panel=LAYERS),
-    ] = None,
+    pattern: Annotated[str | None, _field("--pattern", "C short_conv, S swa, G gqa; repeats as in (CCG)x4.")] = None,
     d_model: Annotated[Size, _size("--d-model", "Width of the residual stream.", MODEL)] = None,
     vocab: Annotated[Size, _size("--vocab", "Tokens in the vocabulary.", MODEL)] = None,
     d_ff: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--d-ff", metavar="N[,N...]", help="Width of the feed-forwards, one or one a layer.", rich_help_panel=LAYERS
-        ),
+        list[str] | None, _field("--d-ff", "Width of the feed-forwards, one or one a layer.", metavar="N[,N...]")
     ] = None,
     heads: Annotated[Size, _size("--heads", "Query heads of S and G.")] = None,
     kv_heads: Annotated[Size, _size("--kv-heads", "Key and value heads of S and G.")] = None,
     head_dim: Annotated[Size, _size("--head-dim", "Width of a head.")] = None,
     window: Annotated[Size, _size("--window", "Tokens that S sees.")] = None,
     kernel_size: Annotated[Size, _size("--kernel-size", "Taps of C. Default: 3.")] = None,
-    rope_theta: Annotated[
-        float | None,
-        typer.Option("--rope-theta", metavar="X", help="Base of RoPE. Default: 1e6.", rich_help_panel=LAYERS),
-    ] = None,
-    qk_norm: Annotated[
-        bool | None,
-        typer.Option("--qk-norm/--no-qk-norm", help="Norm queries and keys. Default: on.", rich_help_panel=LAYERS),
-    ] = None,
-    ffn: Annotated[
-        str | None,
-        typer.Option(
-            "--ffn",
-            metavar="swiglu|geglu",
-            help="Feed-forward. Default: swiglu.",
-            autocompletion=completer(lambda: ["swiglu", "geglu"]),
-            rich_help_panel=LAYERS,
-        ),
-    ] = None,
+    rope_theta: Annotated[float | None, _field("--rope-theta", "Base of RoPE. Default: 1e6.", metavar="X")] = None,
+    qk_norm: Annotated[bool | None, _field("--qk-norm/--no-qk-norm", "Norm queries and keys. Default: on.")] = None,
+    ffn: Annotated[str | None, FfnOption] = None,
     tied: Annotated[
-        bool | None,
-        typer.Option(
-            "--tied/--untied", help="The head is the embedding's table. Default: tied.", rich_help_panel=MODEL
-        ),
+        bool | None, _field("--tied/--untied", "The head is the embedding's table. Default: tied.", MODEL)
     ] = None,
-    norm_eps: Annotated[
-        float | None,
-        typer.Option("--norm-eps", metavar="X", help="Epsilon of the norms. Default: 1e-5.", rich_help_panel=MODEL),
-    ] = None,
+    norm_eps: Annotated[float | None, _field("--norm-eps", "Epsilon of the norms. Default: 1e-5.", MODEL, "X")] = None,
     sandwich_norm: Annotated[
-        bool | None,
-        typer.Option("--sandwich-norm", help="Norms behind mixer and feed-forward too.", rich_help_panel=MODEL),
+        bool | None, _field("--sandwich-norm", "Norms behind mixer and feed-forward too.", MODEL)
     ] = None,
     max_context: Annotated[
         Size, _size("--max-context", "Longest context it is meant for. Default: 32k.", MODEL)
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="What it is called. Default: as the file.", rich_help_panel=MODEL)
-    ] = None,
+    name: Annotated[str | None, _field("--name", "What it is called. Default: as the file.", MODEL)] = None,
     from_hf: Annotated[
         Path | None,
         typer.Option("--from-hf", metavar="DIR|config.json", help="Read a Hugging Face model's configuration."),

@@ -138,6 +138,10 @@ ResultsOption = Annotated[
         "--results", metavar="DIR", envvar="EDGEPROF_RESULTS", help="Folder of the results.", show_default=False
     ),
 ]
+EffortOption = Annotated[
+    str,
+    typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances; never how they are taken."),
+]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Log to stderr what is done.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprof.cli.model_options import ConfigArgument
-from edgeprof.cli.options import JsonOption, ResultsOption, VerboseOption, completer, registered_runtimes, weight_dtypes
+from edgeprof.cli.options import (
+    EffortOption,
+    JsonOption,
+    ResultsOption,
+    VerboseOption,
+    completer,
+    registered_runtimes,
+    weight_dtypes,
+)
 from edgeprof.cli.targets import one_size
 from edgeprof.core.errors import ExitCode, UsageError
 
@@ -23,6 +31,21 @@ logger = logging.getLogger(__name__)
 
 MAX_CHUNKS = 1024
 """More chunks than this are a mistake: each of them is cells of its own context."""
+
+
+OneRuntimeOption = Annotated[
+    str,
+    typer.Option("--runtime", metavar="RUNTIME", help="Runtime.", autocompletion=completer(registered_runtimes)),
+]
+OneDTypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="Weight format; WEIGHT/KV names the cache's too.",
+        autocompletion=completer(weight_dtypes),
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +67,8 @@ class Lengths:
 
 def predict(
     config: ConfigArgument,
-    runtime: Annotated[
-        str,
-        typer.Option("--runtime", metavar="RUNTIME", help="Runtime.", autocompletion=completer(registered_runtimes)),
-    ] = "onnxruntime",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            "--dtype",
-            metavar="DTYPE",
-            help="Weight format; WEIGHT/KV names the cache's too.",
-            autocompletion=completer(weight_dtypes),
-        ),
-    ] = "fp32",
+    runtime: OneRuntimeOption = "onnxruntime",
+    dtype: OneDTypeOption = "fp32",
     context: Annotated[
         str, typer.Option("--context", metavar="TOKENS", help="Context of a generated token, itself included.")
     ] = "1024",
@@ -75,9 +87,7 @@ def predict(
     ] = "local",
     measure: Annotated[bool, typer.Option("--measure", help="Measure the cells that are missing, only those.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before measuring.")] = False,
-    effort: Annotated[
-        str, typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances --measure takes.")
-    ] = "quick",
+    effort: EffortOption = "quick",
     correction: Annotated[
         bool, typer.Option("--correction/--no-correction", help="Take off the mean error of verified models.")
     ] = True,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprof.cli.options import (
+    DTypeOption,
+    EffortOption,
     JsonOption,
     ResultsOption,
+    RuntimeOption,
     Texts,
+    ThreadsOption,
     VerboseOption,
-    completer,
-    registered_runtimes,
-    weight_dtypes,
 )
 from edgeprof.cli.targets import ConfigArguments
 from edgeprof.core.errors import ExitCode, UsageError
@@ -30,28 +31,14 @@ logger = logging.getLogger(__name__)
 
 def verify(
     configs: ConfigArguments = None,
-    runtime: Annotated[
-        Texts,
-        typer.Option("--runtime", metavar="RUNTIME", help="Runtimes.", autocompletion=completer(registered_runtimes)),
-    ] = None,
-    dtype: Annotated[
-        Texts,
-        typer.Option(
-            "--dtype",
-            metavar="DTYPE",
-            help="Weight formats; WEIGHT/KV names the cache's too.",
-            autocompletion=completer(weight_dtypes),
-        ),
-    ] = None,
+    runtime: RuntimeOption = None,
+    dtype: DTypeOption = None,
     context: Annotated[Texts, typer.Option("--context", metavar="RANGE", help="Contexts to decode a token at.")] = None,
     prompt: Annotated[
         Texts, typer.Option("--prompt", metavar="RANGE", help="Tokens of prompts; 0 leaves prefill out.")
     ] = None,
-    threads: Annotated[Texts, typer.Option("--threads", metavar="RANGE", help="Threads.")] = None,
-    effort: Annotated[
-        str,
-        typer.Option("--effort", metavar="quick|normal|thorough", help="How many instances; never how they are taken."),
-    ] = "quick",
+    threads: ThreadsOption = None,
+    effort: EffortOption = "quick",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure anew what was verified before, beside what is stored.")
     ] = False,

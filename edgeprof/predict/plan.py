@@ -86,7 +86,7 @@ def model_case(target: Target, call: ModelCall) -> BenchCase:
 
 def working_set(target: Target, call: ModelCall) -> int:
     """Bytes of weights and state that one call of the whole model touches."""
-    return sum(cell.count * case_bytes(cell.case) for cell in cells(target, call))
+    return case_bytes(model_case(target, call))
 
 
 def cell_rings(target: Target, call: ModelCall, group: str = "") -> list[RingPlan]:
