@@ -14,6 +14,7 @@ from edgeprof.core.types import Artifact, BenchCase, MeasureProtocol
 from edgeprof.models.block import block_of
 from edgeprof.models.config import config_of_pattern
 from edgeprof.models.model import model_of
+from edgeprof.models.pair import pair_of
 from edgeprof.operators.base import Dims
 from edgeprof.operators.registry import make_spec
 from edgeprof.runtimes.artifact import META_FILE, artifact_folder
@@ -34,7 +35,8 @@ TINY_DIMS: dict[str, Dims] = {
 }
 TINY_BLOCK = block_of(make_spec("gqa", TINY_DIMS["gqa"]), make_spec("swiglu", TINY_DIMS["swiglu"]))
 TINY_MODEL = config_of_pattern("CSG", HEADS | {"window": 6, "d_ff": 64}, name="tiny", d_model=32, vocab=40)
-TINY_DIMS |= {"block": TINY_BLOCK.dims(), "model": model_of(TINY_MODEL).dims()}
+TINY_PAIR = pair_of(TINY_MODEL.layers[0], TINY_MODEL.layers[1])
+TINY_DIMS |= {"block": TINY_BLOCK.dims(), "pair": TINY_PAIR.dims(), "model": model_of(TINY_MODEL).dims()}
 """Dimensions of every operator that make its module and its arithmetic small."""
 
 
@@ -229,6 +231,9 @@ def done(item: Item) -> dict[str, Any]:
             return {"slots": [slot_row(slot) for slot in item.slots]}
         case "roof":
             return {"roof": {"n_threads": 1, "bytes_per_s": 1e10, "flops_per_s": {"fp32": 1e11}, "probes": {"p": 1.0}}}
+        case "trace":
+            parts = {"layers.0": 2000.0, "other": 1000.0}
+            return {"trace": {"parts": parts, "total_ns": 3000.0, "calls": 5, "events": 4, "unassigned": 0}}
 
 
 def slot_row(slot: RingSlot) -> dict[str, Any]:

@@ -21,11 +21,11 @@ class RingSlot:
 class Item:
     """One unit of a job, begun and finished by an event of its own.
 
-    A build has a ``spec``; a probe and a hot load have a ``case`` with its ``artifact_key``; a ring has ``slots``.
+    A build has a ``spec``; a probe, a trace and a hot load have a ``case`` with its ``artifact_key``; a ring has ``slots``.
     ``seed`` varies the bytes of every load; ``null_artifact_key`` is the identity operator, called before memory is measured.
     """
 
-    kind: Literal["build", "probe", "hot", "ring", "roof"]
+    kind: Literal["build", "probe", "hot", "ring", "roof", "trace"]
     seed: int = 0
     spec: ArtifactSpec | None = None
     case: BenchCase | None = None

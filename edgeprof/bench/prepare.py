@@ -16,7 +16,7 @@ from edgeprof.runtimes.artifact import artifact_spec, cached_artifact, make_cach
 PARALLEL = 2
 """Builds and probes that run at once: nothing is timed in them."""
 
-SILENCE_S = {"build": 900.0, "probe": 300.0, "roof": 120.0}
+SILENCE_S = {"build": 900.0, "probe": 300.0, "roof": 120.0, "trace": 300.0}
 """Seconds without an event after which a worker is given up."""
 
 ROOF_RUNTIME = "torch_eager"

@@ -8,8 +8,10 @@ from edgeprof.bench.prepare import Reporter
 from edgeprof.bench.recorder import Host, Recorder
 from edgeprof.bench.report import Report, build_report
 from edgeprof.bench.session import Session
+from edgeprof.bench.trace import run_traces
 from edgeprof.core.types import BenchCase, InstanceRecord, MeasureProtocol, RingPlan
 from edgeprof.devices.base import Device, fingerprint
+from edgeprof.runtimes.trace import TraceRun
 from edgeprof.store import Store
 
 
@@ -64,6 +66,17 @@ def run_rings(
     recorder = _recorder(device, store, protocol)
     Session(recorder, reporter, fresh=fresh).run(rings=rings)
     return RingRun(session_id=recorder.session_id, failed=recorder.failed)
+
+
+def trace_cases(
+    cases: Sequence[BenchCase], *, device: Device, store: Store, protocol: MeasureProtocol, reporter: Reporter
+) -> dict[str, TraceRun]:
+    """How long the parts of whole models take inside them, by case key; nothing of it goes into the store.
+
+    Raises:
+        UsageError: the store or the cache cannot be written.
+    """
+    return run_traces(cases, _recorder(device, store, protocol), reporter)
 
 
 def _recorder(device: Device, store: Store, protocol: MeasureProtocol) -> Recorder:

@@ -5,6 +5,7 @@ stderr instead. The last event is ``end``: a worker that stops without it was lo
 """
 
 import ctypes
+import dataclasses
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from edgeprof.bench.memory import MemoryWatch, use_small_pages
 from edgeprof.bench.protocol import quiet_gc, sample, warm_up
 from edgeprof.core.canonical import canonical_json, plain
 from edgeprof.core.types import Artifact, BenchCase
+from edgeprof.models.composite import CompositeSpec
 from edgeprof.operators.arrays import random_input
 from edgeprof.operators.registry import make_spec
 from edgeprof.runtimes.artifact import artifact_folder, build_artifact, cached_artifact, effective_weights, fresh_copy
@@ -27,6 +29,9 @@ from edgeprof.runtimes.base import RUNTIMES, Call, Cell, Runtime
 Event = dict[str, Any]
 
 TIMED_INPUT_SEED = 11
+
+TRACE_WARM_UP, TRACED_CALLS = 5, 20
+"""Calls under a tracer before those that count, and the most that do: each of them leaves hundreds of events."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -89,7 +94,14 @@ class Worker:
         self.emit({"event": "end", "sentinel_ns": self._sentinel()})
 
     def _do(self, item: Item) -> Event:
-        actions = {"build": self._build, "probe": self._probe, "hot": self._hot, "ring": self._ring, "roof": self._roof}
+        actions = {
+            "build": self._build,
+            "probe": self._probe,
+            "hot": self._hot,
+            "ring": self._ring,
+            "roof": self._roof,
+            "trace": self._trace,
+        }
         return actions[item.kind](item)
 
     def _sentinel(self) -> list[int]:
@@ -162,6 +174,23 @@ class Worker:
         from edgeprof.bench.roof import measure_roof
 
         return {"roof": measure_roof(self.job.n_threads)}
+
+    def _trace(self, item: Item) -> Event:
+        """Times the parts inside a composite: calls under the runtime's tracer, which are never timed themselves."""
+        from edgeprof.runtimes.trace import TRACERS, summarise
+
+        case, artifact = self._case(item)
+        operator = make_spec(case.op, case.dims)
+        assert isinstance(operator, CompositeSpec)
+        tracer = TRACERS.get(case.runtime)
+        with fresh_copy(artifact, item.seed) as folder, tracer.load(operator, artifact, folder, case.kv_len) as traced:
+            traced.cell.fill(item.seed)
+            call = bind_timed(traced.cell, case)
+            with quiet_gc():
+                for _ in range(TRACE_WARM_UP):
+                    call()
+                timed = len(sample(call, dataclasses.replace(self.job.protocol, max_samples=TRACED_CALLS)))
+            return {"trace": plain(summarise(traced.told(), timed))}
 
     def _case(self, item: Item) -> tuple[BenchCase, Artifact]:
         assert item.case is not None

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "devices": ("edgeprof.cli.devices:devices", "Show this machine and the devices with results."),
     "doctor": ("edgeprof.cli.doctor:doctor", "Check what works here, and say what fixes the rest."),
 }
-"""Name -> (where its function lives, its line in the help)."""
+"""Name, of one word or two -> (where its function lives, its line in the help)."""
 
 PROGRAM = "edgeprof"
 INTERRUPTED = 130
@@ -48,6 +49,14 @@ class LazyGroup(TyperGroup):
         """The commands, in the table's order."""
         return list(COMMANDS)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Joins the two words of a command such as ``search worker`` into its name."""
+        for i, (word, following) in enumerate(itertools.pairwise(args)):
+            if not word.startswith("-"):
+                args = [*args[:i], f"{word} {following}", *args[i + 2 :]] if f"{word} {following}" in COMMANDS else args
+                break
+        return super().parse_args(ctx, args)
+
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
         """Imports a command's module and makes the command."""
         if cmd_name not in COMMANDS:
@@ -62,6 +71,9 @@ class LazyGroup(TyperGroup):
             UsageError: there is none of that name.
         """
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            of_two = [name for name in COMMANDS if name.startswith(f"{args[0]} ")]
+            if of_two:
+                raise UsageError(f"{args[0]}: name what to do: {' or '.join(of_two)}")
             raise UsageError(f"unknown command {args[0]!r}: {did_you_mean(args[0], list(COMMANDS))}")
         return super().resolve_command(ctx, args)
 

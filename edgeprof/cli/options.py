@@ -221,28 +221,45 @@ def _parse(flag: str, what: str, texts: Texts) -> tuple[int, ...] | None:
 Command = Callable[..., None]
 
 
+def expanded(parameter: str, maker: Callable[..., Any], *names: str) -> Callable[[Command], Command]:
+    """Gives a command, in place of ``parameter``, the options that are ``maker``'s parameters (all, or those named)."""
+    picked = [p for name, p in inspect.signature(maker).parameters.items() if not names or name in names]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(**kwargs: Any) -> None:
+            made = maker(**{p.name: kwargs.pop(p.name) for p in picked})
+            command(**{parameter: made}, **kwargs)
+
+        own = inspect.signature(command)
+        rest = [p for p in own.parameters.values() if p.name != parameter]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*picked, *rest)]
+        wrapper.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+        return wrapper
+
+    return decorate
+
+
 def with_options(*names: str) -> Callable[[Command], Command]:
     """Gives a command, in place of its parameter ``selection``, those options of ``make_selection`` that are named.
 
     It also gets ``--verbose``, so that this may stand behind the command's name too.
     """
-    picked = inspect.signature(make_selection).parameters
-    verbose = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VerboseOption)
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def wrapper(*, verbose: bool = False, **kwargs: Any) -> None:
+        def logging_too(verbose: VerboseOption = False, **kwargs: Any) -> None:
             if verbose:
                 start_logging(verbose)
-            selection = make_selection(**{name: kwargs.pop(name) for name in names})
-            command(selection=selection, **kwargs)
+            command(**kwargs)
 
         own = inspect.signature(command)
-        rest = [p for p in own.parameters.values() if p.name != "selection"]
-        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*(picked[name] for name in names), *rest, verbose)]
-        wrapper.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-        return wrapper
+        extra = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VerboseOption)
+        logging_too.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*(p.replace(kind=p.KEYWORD_ONLY) for p in own.parameters.values()), extra]
+        )
+        return expanded("selection", make_selection, *names)(logging_too)
 
     return decorate
 

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_CHUNKS = 1024
-"""More chunks than this are a mistake: each of them is cells of its own context."""
-
 
 OneRuntimeOption = Annotated[
     str,
@@ -137,6 +134,8 @@ def parse_lengths(context: str, prompt: str, chunk: str | None) -> Lengths:
     Raises:
         UsageError: one is no length, or the prompt would be an absurd number of calls.
     """
+    from edgeprof.predict.plan import MAX_CHUNKS
+
     found = Lengths(
         context=one_size(context, field="--context", what="length"),
         prompt=None if prompt == "0" else one_size(prompt, field="--prompt", what="length"),

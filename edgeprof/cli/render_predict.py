@@ -209,13 +209,10 @@ def print_missing(found: "Prediction", command: str) -> None:
 
 def case_label(case: "BenchCase") -> str:
     """A cell in a few words: ``gqa 16/8x64 + swiglu 4608, decode 1@1024``."""
-    from edgeprof.models.block import BlockSpec
     from edgeprof.operators.registry import make_spec
-    from edgeprof.predict.plan import block_label
+    from edgeprof.predict.plan import cell_label
 
-    spec = make_spec(case.op, case.dims)
-    name = block_label(spec) if isinstance(spec, BlockSpec) else case.op
-    return f"{name}, {case.phase} {case.q_len}@{case.kv_len}"
+    return f"{cell_label(make_spec(case.op, case.dims))}, {case.phase} {case.q_len}@{case.kv_len}"
 
 
 def call_label(call: "ModelCall") -> str:

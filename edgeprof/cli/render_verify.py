@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeprof.predict.types import VerifyRow
+    from edgeprof.predict.neighbours import PairResult
+    from edgeprof.predict.types import TermError, VerifyRow
     from edgeprof.predict.verify import Failure
 
 COLUMNS = "config pattern runtime dtype call cells predicted interval measured ci95 error A/A covered"
@@ -19,15 +20,45 @@ TAU_FROM = 3
 """Models from which their ranking is told."""
 
 
-def rows_json(device: str, rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]") -> dict[str, Any]:
-    """The rows and what they show together; a call that failed is a row whose times are null."""
+def rows_json(
+    device: str, rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]", pairs: "Sequence[PairResult]" = ()
+) -> dict[str, Any]:
+    """The rows and what they show together; a call that failed is a row whose times are null.
+
+    ``terms`` and ``blame`` are null where the model was not traced; ``neighbours`` are the pairs measured in this run.
+    """
     from dataclasses import asdict
 
     measured = [
         {"status": "ok", "reason": None} | asdict(row) | {"covered": row.covered, "inconclusive": row.inconclusive}
         for row in rows
     ]
-    return {"device": device, "rows": measured + [_failure_json(f) for f in failed], "summary": summary(rows)}
+    return {
+        "device": device,
+        "rows": measured + [_failure_json(f) for f in failed],
+        "summary": summary(rows),
+        "neighbours": [_pair_json(pair) for pair in pairs],
+    }
+
+
+def _pair_json(result: "PairResult") -> dict[str, Any]:
+    from edgeprof.predict.plan import cell_label
+
+    target, call, effect = result.target, result.call, result.effect
+    return {
+        "label": cell_label(result.pair),
+        "runtime": target.runtime,
+        "dtype": target.dtype,
+        "kv_dtype": target.kv_dtype,
+        "n_threads": target.n_threads,
+        "phase": call.phase,
+        "q_len": call.q_len,
+        "context": call.kv_len,
+        "ratio": None if effect is None else effect.ratio,
+        "ci95": None if effect is None else effect.ci95,
+        "is_term": result.is_term,
+        "reason": result.reason,
+    }
 
 
 def _failure_json(failure: "Failure") -> dict[str, Any]:
@@ -48,6 +79,8 @@ def _failure_json(failure: "Failure") -> dict[str, Any]:
         "context": call.kv_len,
         "paired": None,
         "covered": None,
+        "terms": None,
+        "blame": None,
         **dict.fromkeys(unknown),
     }
 
@@ -99,7 +132,9 @@ def mean_tau(rows: "Sequence[VerifyRow]") -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def print_rows(device: str, rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]") -> None:
+def print_rows(
+    device: str, rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]", pairs: "Sequence[PairResult]" = ()
+) -> None:
     """Prints times, memory, failures, and the sentences below them."""
     from edgeprof.cli.output import make_table, print_table, stdout_console
     from edgeprof.cli.table import duration
@@ -129,7 +164,7 @@ def print_rows(device: str, rows: "Sequence[VerifyRow]", failed: "Sequence[Failu
             table.add_row(*_what(row), *sizes, _verdict(row))
         print_table(table)
     console = stdout_console()
-    for line in sentences(rows, failed):
+    for line in (*sentences(rows, failed), *map(pair_sentence, pairs)):
         console.print(line, soft_wrap=True, markup=False)
 
 
@@ -167,8 +202,47 @@ def sentences(rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]") -> list[
             )
         elif not row.covered:
             lines.append(f"warning: {name}: measured outside of the interval, {row.signed_error:+.1%} off")
+        if row.terms:
+            kind = "" if row.paired else ", from stored cells"
+            lines.append(f"{'to blame' if row.off else 'terms'}: {name}{kind}: {blame_sentence(row, row.terms)}")
     lines += [f"failed: {target_label(f.target)}, {call_label(f.call)}: {f.reason}" for f in failed]
     return lines or ["nothing was verified on this device yet: edgeprof verify CONFIG does"]
+
+
+def blame_sentence(row: "VerifyRow", terms: "Sequence[TermError]") -> str:
+    """The term to blame, what was predicted for it and what it took inside the model; without one, the term that is most off.
+
+    Traced times are shares of a traced call, which is slower, times what the model took.
+    """
+    from edgeprof.cli.table import duration
+
+    worst = max(terms, key=lambda term: term.share_of_error)
+    times = "" if worst.count == 1 else f" (x{worst.count})"
+    told = (
+        f"{worst.label}{times} predicted {duration(max(0.0, worst.predicted_ns))}, inside the model about "
+        f"{duration(worst.traced_ns)}: {(worst.predicted_ns - worst.traced_ns) / row.measured_ns:+.1%} of the model's time"
+    )
+    if not row.off:
+        return f"the prediction holds; most off in its direction is {told}"
+    if row.blame == worst.label:
+        return f"{told}, {worst.share_of_error:.0%} of the error"
+    return f"{row.blame}; most off is {told}"
+
+
+def pair_sentence(result: "PairResult") -> str:
+    """What was found of two neighbours."""
+    from edgeprof.cli.render_predict import call_label
+    from edgeprof.cli.targets import target_label
+    from edgeprof.predict.plan import cell_label
+
+    name = f"neighbours: {target_label(result.target)}, {call_label(result.call)}: {cell_label(result.pair)}"
+    if result.effect is None:
+        return f"{name} was not measured as a pair: {result.reason}"
+    lo, hi = result.effect.ci95
+    cost = f"costs {result.effect.ratio:.3g} times the sum of its blocks ({lo:.3g} to {hi:.3g})"
+    if result.is_term:
+        return f"{name} {cost}: not additive, a term of its own from now on; verify again to see what that does"
+    return f"{name} {cost}: additive within the noise"
 
 
 def _summary_line(group: dict[str, Any]) -> str:

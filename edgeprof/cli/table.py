@@ -8,6 +8,7 @@ from edgeprof.core.units import format_bytes
 from edgeprof.models.block import BlockSpec
 from edgeprof.models.composite import composite_ops
 from edgeprof.models.model import ModelSpec
+from edgeprof.models.pair import PairSpec
 from edgeprof.operators.base import Dims, OperatorSpec
 from edgeprof.operators.registry import make_spec
 from edgeprof.stats.ratios import different
@@ -140,6 +141,8 @@ TELLING_DIMS = {
 def _parts_label(spec: OperatorSpec) -> str:
     if isinstance(spec, BlockSpec):
         return f"{spec.mixer.name}+{spec.ffn.name}"
+    if isinstance(spec, PairSpec):
+        return " > ".join(map(_parts_label, spec.blocks()))
     assert isinstance(spec, ModelSpec)
     pattern = spec.arch.pattern
     return pattern if len(pattern) <= MAX_PATTERN else f"{pattern[:MAX_PATTERN]}...({len(pattern)})"

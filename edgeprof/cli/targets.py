@@ -58,6 +58,7 @@ def knowledge_of(place: Place, store: "Store", *, corrected: bool = True) -> "Kn
     """
     from edgeprof.predict.evidence import Conditions
     from edgeprof.predict.history import read_history
+    from edgeprof.predict.neighbours import read_neighbours
     from edgeprof.predict.predict import Knowledge
 
     return Knowledge(
@@ -66,6 +67,7 @@ def knowledge_of(place: Place, store: "Store", *, corrected: bool = True) -> "Kn
         history=read_history(store.root / place.device_id),
         conditions=Conditions(fingerprint=place.fingerprint),
         corrected=corrected,
+        neighbours=read_neighbours(store.root / place.device_id),
     )
 
 

@@ -17,11 +17,13 @@ from edgeprof.cli.options import (
     VerboseOption,
 )
 from edgeprof.cli.targets import ConfigArguments
+from edgeprof.cli.verify_session import Laboratory
 from edgeprof.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from edgeprof.cli.targets import Place
     from edgeprof.core.types import MeasureProtocol
+    from edgeprof.predict.neighbours import PairResult
     from edgeprof.predict.types import ModelCall, Target, VerifyRow
     from edgeprof.predict.verify import Failure
     from edgeprof.store import Store
@@ -45,6 +47,14 @@ def verify(
     history: Annotated[
         bool, typer.Option("--history", help="Measure nothing; show what was verified on this device so far.")
     ] = False,
+    blame: Annotated[
+        bool | None,
+        typer.Option(
+            "--blame/--no-blame",
+            help="Trace the model's parts and say which term is to blame; unless told, where a prediction is off.",
+            show_default=False,
+        ),
+    ] = None,
     results: ResultsOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -52,8 +62,10 @@ def verify(
     """Build whole models, measure them beside their cells, and compare with the prediction.
 
     Each model shares its processes with rings of its cells (paired); where earlier cells are stored, a second row predicts
-    from those. Rows go into the device's error history, which predict takes its intervals from. Unless told otherwise:
-    onnxruntime, fp32, context 1024, a prompt of 256 tokens.
+    from those. Rows go into the device's error history, which predict takes its intervals from. Where a prediction is off, the
+    parts inside the model are timed by the runtime's tracer in processes of their own: that tells which term is to blame, and
+    which neighbours may not be additive. These are measured as a pair, and become a term of predictions if they are not.
+    Unless told otherwise: onnxruntime, fp32, context 1024, a prompt of 256 tokens.
     """
     from edgeprof.bench.protocol import protocol_for
     from edgeprof.cli.output import print_json, start_logging
@@ -66,6 +78,7 @@ def verify(
         start_logging(verbose)
     store = Store(results_root(results))
     place = find_place("local", store)
+    pairs: list[PairResult] = []
     if history:
         rows, failed = read_history(store.root / place.device_id), list["Failure"]()
     else:
@@ -73,9 +86,14 @@ def verify(
         targets, refused = make_targets(
             configs or [], runtime or ["onnxruntime"], dtype or ["fp32"], threads or ["1"], calls
         )
-        rows, failed = _verify_all(targets, calls, place, store, protocol_for(effort), fresh=fresh)
+        rows, failed, pairs = _verify_all(
+            targets, calls, Laboratory(place, store, protocol_for(effort)), fresh=fresh, blame=blame
+        )
         failed += refused
-    print_json(rows_json(place.device_id, rows, failed)) if as_json else print_rows(place.device_id, rows, failed)
+    if as_json:
+        print_json(rows_json(place.device_id, rows, failed, pairs))
+    else:
+        print_rows(place.device_id, rows, failed, pairs)
     raise typer.Exit(ExitCode.OK if history else exit_code(rows, failed))
 
 
@@ -130,54 +148,54 @@ def make_targets(
     return able, refused
 
 
+def verify_model(
+    target: "Target", calls: "Sequence[ModelCall]", place: "Place", store: "Store", protocol: "MeasureProtocol"
+) -> "list[VerifyRow]":
+    """The rows of one model, measured unless that was done before; other commands' way in. Nothing is traced."""
+    rows, _, _ = _verify_one(target, calls, Laboratory(place, store, protocol), fresh=False, blame=False)
+    return rows
+
+
 def _verify_all(
-    targets: "Sequence[Target]",
-    calls: "Sequence[ModelCall]",
-    place: "Place",
-    store: "Store",
-    protocol: "MeasureProtocol",
-    *,
-    fresh: bool,
-) -> "tuple[list[VerifyRow], list[Failure]]":
+    targets: "Sequence[Target]", calls: "Sequence[ModelCall]", lab: Laboratory, *, fresh: bool, blame: bool | None
+) -> "tuple[list[VerifyRow], list[Failure], list[PairResult]]":
     """One target after the other; its rows are in the history before the next one begins."""
     rows: list[VerifyRow] = []
     failed: list[Failure] = []
+    pairs: list[PairResult] = []
     for target in targets:
-        found, not_done = _verify_one(target, calls, place, store, protocol, fresh=fresh)
+        found, not_done, looked_at = _verify_one(target, calls, lab, fresh=fresh, blame=blame)
         rows += found
         failed += not_done
-    return rows, failed
+        pairs += looked_at
+    return rows, failed, pairs
 
 
 def _verify_one(
-    target: "Target",
-    calls: "Sequence[ModelCall]",
-    place: "Place",
-    store: "Store",
-    protocol: "MeasureProtocol",
-    *,
-    fresh: bool,
-) -> "tuple[list[VerifyRow], list[Failure]]":
+    target: "Target", calls: "Sequence[ModelCall]", lab: Laboratory, *, fresh: bool, blame: bool | None
+) -> "tuple[list[VerifyRow], list[Failure], list[PairResult]]":
     """Measures the target unless a session has done so before, whole and under the same conditions."""
-    from edgeprof.bench.run import run_rings
-    from edgeprof.cli.progress import ProgressReporter
-    from edgeprof.cli.targets import knowledge_of
-    from edgeprof.predict.history import append_history, new_rows
-    from edgeprof.predict.verify import failures, measured_session, verify_rings, verify_rows
+    from edgeprof.predict.history import append_history, new_rows, with_known_terms
+    from edgeprof.predict.verify import failures, measured_session, untold, verify_rings, verify_rows
 
-    known = knowledge_of(place, store)
-    session = None if fresh else measured_session(target, calls, known.evidence(), protocol.rounds)
+    known = lab.knowledge()
+    target = known.with_pairs(target)
+    session = None if fresh else measured_session(target, calls, known.evidence(), lab.protocol.rounds)
     failed: list[Failure] = []
     if session is None:
-        assert place.device is not None
-        rings = verify_rings([target], calls)
-        with ProgressReporter() as reporter:
-            run = run_rings(rings, device=place.device, store=store, protocol=protocol, reporter=reporter, fresh=True)
+        run = lab.measure(verify_rings([target], calls))
         session, failed = run.session_id, failures(target, calls, run.failed)
-        known = knowledge_of(place, store)
-    rows = verify_rows([target], calls, known, session)
-    append_history(store.root / place.device_id, new_rows(rows, known.history))
-    return rows, failed
+        known = lab.knowledge()
+    rows = with_known_terms(verify_rows([target], calls, known, session), known.history)
+    pairs: list[PairResult] = []
+    unclear = [] if blame is False else untold(calls, rows, every=blame is True)
+    if unclear:
+        traced = lab.trace(target, unclear)
+        rows = with_known_terms(verify_rows([target], calls, known, session, traced), known.history)
+    append_history(lab.folder, new_rows(rows, known.history))
+    if unclear:
+        pairs = lab.look_at_neighbours(target, unclear, rows, traced)
+    return rows, failed, pairs
 
 
 def exit_code(rows: "Sequence[VerifyRow]", failed: "Sequence[Failure]") -> ExitCode:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprof.core.canonical import canonical_json
 from edgeprof.core.errors import UsageError
 from edgeprof.core.registry import did_you_mean
-from edgeprof.core.toml import toml_string
+from edgeprof.core.toml import toml_value
 from edgeprof.models.block import BlockSpec, block_of, describe_part, part_of
 from edgeprof.operators.base import MAX_SIZE, NORM_EPSILON, Dims, OperatorSpec
 
@@ -117,7 +117,7 @@ def from_file(file: "ConfigFile", label: str, *, default_name: str) -> ArchConfi
         token = getattr(file, name)
         if token is not None and token >= file.vocab:
             raise UsageError(f"{label}: {name}: {token} is not below vocab = {file.vocab}; correct one of them")
-    fields = file.model_dump(exclude={"schema_version", "layers", "name"})
+    fields = file.model_dump(exclude={"schema_version", "layers", "name", "provenance"})
     return ArchConfig(name=file.name or default_name, layers=tuple(layers), **fields)
 
 
@@ -199,19 +199,12 @@ def config_text(config: ArchConfig, path: Path) -> str:
 def to_toml(config: ArchConfig) -> str:
     """The configuration as TOML, each layer's parts in a line of their own; read back to be sure."""
     document = to_document(config)
-    lines = [f"{name} = {_toml(value)}" for name, value in document.items() if name != "layers"]
+    lines = [f"{name} = {toml_value(value)}" for name, value in document.items() if name != "layers"]
     for layer in document["layers"]:
-        lines += ["", "[[layers]]", *(f"{name} = {_toml(value)}" for name, value in layer.items())]
+        lines += ["", "[[layers]]", *(f"{name} = {toml_value(value)}" for name, value in layer.items())]
     text = "\n".join(lines) + "\n"
     assert tomllib.loads(text) == document
     return text
-
-
-def _toml(value: Any) -> str:
-    """A value in TOML: numbers and booleans are JSON's; a table is written inline."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{n} = {_toml(v)}" for n, v in value.items()) + " }"
-    return toml_string(value) if isinstance(value, str) else json.dumps(value)
 
 
 def preset_names() -> list[str]:

@@ -56,6 +56,16 @@ class BlockForm(CompositeForm):
         return x_BTD
 
 
+class PairForm(CompositeForm):
+    """One block behind another."""
+
+    def forward(self, x_BTD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Runs T tokens, (B, T, D) to (B, T, D)."""
+        for path in self.spec.parts():
+            x_BTD = self._part(path)(x_BTD, inputs)
+        return x_BTD
+
+
 class ModelForm(CompositeForm):
     """Embedding, blocks, and the head on the last token, unless every token's logits are wanted.
 

@@ -1,5 +1,7 @@
 """Blocks and whole models in torch, composed of their parts' modules: what is benched, trained, exported and evaluated.
 
+A training call hands a ``Packed`` in place of state to every block and part, always through ``module(...)``, so that hooks run.
+
 Parameters are named as in the spec's ``weights()``, by path. Shape suffixes: B batch, T tokens of this call, D d_model, V vocab.
 """
 
@@ -15,7 +17,7 @@ from edgeprof.operators.base import OperatorSpec, Weight
 from edgeprof.operators.embedding.module import Embedding
 from edgeprof.operators.head.module import Head
 from edgeprof.operators.head.spec import HeadSpec
-from edgeprof.operators.module import OperatorModule, State, rms_norm
+from edgeprof.operators.module import OperatorModule, Packed, State, rms_norm
 
 
 def make_module(spec: OperatorSpec) -> OperatorModule:
@@ -54,9 +56,9 @@ class Block(Composite):
         mixer = cast(OperatorModule, self._halves[0][1])
         return {"mixer": mixer.init_state(batch, capacity)}
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens; norms and feed-forward have no state."""
-        mixer_state: State = state["mixer"]
+        mixer_state: State | Packed = state if isinstance(state, Packed) else state["mixer"]
         for norm, part, post in self._halves:
             y = part(norm(x_BTD, mixer_state, pos), mixer_state, pos)
             x_BTD = x_BTD + (y if post is None else post(y, mixer_state, pos))
@@ -74,7 +76,7 @@ class TiedHead(Head):
         """The norm's scales."""
         return {"norm": self.spec.weights()["norm"]}
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Hidden states (B, T, D) to logits (B, T, V)."""
         return F.linear(rms_norm(x_BTD, self.norm, self.spec.eps), self._tied_to[0].table)
 
@@ -100,12 +102,12 @@ class Model(Composite):
         """Each layer's state, by the layer's path."""
         return {path: cast(OperatorModule, layer).init_state(batch, capacity) for path, layer in self._bound[1]}
 
-    def forward(self, x_BT: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BT: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Token ids (B, T) to logits: (B, 1, V) of the last token, or (B, T, V) where the spec asks for all."""
         embedding, layers, head = self._bound
         h: Tensor = embedding(x_BT, state, pos)
         for path, layer in layers:
-            h = layer(h, state[path], pos)
+            h = layer(h, state if isinstance(state, Packed) else state[path], pos)
         if not self._all_logits:
             h = h[:, -1:]
         logits: Tensor = head(h, state, pos)

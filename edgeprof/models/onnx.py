@@ -3,6 +3,7 @@
 from edgeprof.models.block import BlockSpec
 from edgeprof.models.composite import part_weights
 from edgeprof.models.model import ModelSpec
+from edgeprof.models.pair import PairSpec
 from edgeprof.operators.arrays import Weights
 from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
@@ -16,6 +17,13 @@ def emit_block(graph: Graph, spec: BlockSpec, weights: Weights, x: str, prefix: 
         for path in branch:
             y = _emit_part(graph, spec.parts()[path], weights, y, prefix, path)
         x = graph.node("Add", [x, y], [f"{prefix}{branch[0]}.sum"])
+    return x
+
+
+def emit_pair(graph: Graph, spec: PairSpec, weights: Weights, x: str, prefix: str = "") -> str:
+    """``x`` (batch, tokens, D) through one block and then the other."""
+    for path, part in spec.parts().items():
+        x = _emit_part(graph, part, weights, x, prefix, path)
     return x
 
 

@@ -1,4 +1,4 @@
-"""The naive truth of blocks and models: their operators' own references, one after another."""
+"""The naive truth of blocks, pairs and models: their operators' own references, one after another."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ Tensors = dict[str, Tensor]
 
 
 def composite(spec: CompositeSpec, weights: Tensors, x: Tensor, start: int) -> Tensor:
-    """A block's outputs (B, T, D), or a model's logits (B, T, V) of every token, in float64.
+    """A block's or a pair's outputs (B, T, D), or a model's logits (B, T, V) of every token, in float64.
 
     ``weights`` may be fp32: each part's are widened when it runs, so that a model's need not fit twice. A tied projection is
     ``head.w_vocab`` where that is given, and the embedding's table otherwise.
@@ -22,8 +22,9 @@ def composite(spec: CompositeSpec, weights: Tensors, x: Tensor, start: int) -> T
     """
     if isinstance(spec, BlockSpec):
         return _block(spec, weights, x, start)
-    assert isinstance(spec, ModelSpec)
-    return _model(spec, weights, x, start)
+    if isinstance(spec, ModelSpec):
+        weights = spec.with_projection(weights)
+    return _chain(spec, weights, x, start)
 
 
 def _block(spec: BlockSpec, weights: Tensors, x: Tensor, start: int) -> Tensor:
@@ -36,8 +37,7 @@ def _block(spec: BlockSpec, weights: Tensors, x: Tensor, start: int) -> Tensor:
     return x
 
 
-def _model(spec: ModelSpec, weights: Tensors, x: Tensor, start: int) -> Tensor:
-    weights = spec.with_projection(weights)
+def _chain(spec: CompositeSpec, weights: Tensors, x: Tensor, start: int) -> Tensor:
     for path, part in spec.parts().items():
         x = _run(part, part_weights(weights, path), x, start)
     return x

@@ -57,6 +57,8 @@ class ConfigFile(Strict):
     eos_token: TokenId | None = None
     pad_token: TokenId | None = None
     layers: Annotated[list[LayerFile], Field(min_length=1, max_length=MAX_LAYERS)]
+    provenance: dict[str, Any] | None = None
+    """Where a found architecture is from: device, study, budgets, figures. Nothing reads it but people and reports."""
 
 
 def parse_file(path: Path) -> ConfigFile:

@@ -1,12 +1,18 @@
-"""The attention arithmetic that gqa and swa modules share: projections, RoPE, and the two ways to attend."""
+"""The attention arithmetic that gqa and swa modules share: projections, RoPE, and the ways to attend."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgeprof.operators.gqa.spec import GqaSpec
-from edgeprof.operators.module import OperatorModule, State, rms_norm, rope_slice, rotate
+from edgeprof.operators.module import OperatorModule, Packed, State, rms_norm, rope_slice, rotate
 from edgeprof.operators.swa.spec import SwaSpec
+
+BLOCK = 64
+"""Most query tokens of a block where windows or documents limit what is seen: each block reads what it may see only.
+
+Source: docs/forms-torch.md, windowed attention.
+"""
 
 
 class AttentionModule(OperatorModule):
@@ -26,11 +32,30 @@ class AttentionModule(OperatorModule):
         shape = (batch, s.n_kv_heads, s.state_rows(capacity), s.head_dim)
         return {"k": torch.zeros(shape, dtype=self.weight_dtype()), "v": torch.zeros(shape, dtype=self.weight_dtype())}
 
-    def project(self, x_BTD: Tensor, pos: int) -> tuple[Tensor, Tensor, Tensor]:
+    def packed(self, x_BTD: Tensor, packed: Packed, window: int | None) -> Tensor:
+        """Whole sequences without a cache, each token over its own document.
+
+        Positions run on from document to document: rotary embedding tells attention their distances only.
+        """
+        q, k, v = self.project(x_BTD, self._shared_rope(x_BTD, packed))
+        return self.output(attend_packed(q, k, v, packed, window))
+
+    def rope(self, x_BTD: Tensor, pos: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, E) for tokens whose first has position ``pos``."""
+        s = self.spec
+        return rope_slice(s.head_dim, s.rope_theta, pos, x_BTD.shape[1], x_BTD.dtype)
+
+    def _shared_rope(self, x_BTD: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+        """All layers' cosines and sines, where the input is."""
+        key = ("rope", self.spec.head_dim, self.spec.rope_theta, x_BTD.shape[1], x_BTD.dtype, x_BTD.device)
+        cos, sin = packed.once(key, lambda: tuple(table.to(x_BTD.device) for table in self.rope(x_BTD, 0)))
+        return cos, sin
+
+    def project(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Normed and rotated queries (B, H, T, E), keys (B, K, T, E), and values."""
         s = self.spec
         batch, tokens, _ = x_BTD.shape
-        cos, sin = rope_slice(s.head_dim, s.rope_theta, pos, tokens, x_BTD.dtype)
+        cos, sin = rope
         q, k, v = (
             F.linear(x_BTD, w).view(batch, tokens, -1, s.head_dim).transpose(1, 2)
             for w in (self.w_q, self.w_k, self.w_v)
@@ -64,3 +89,39 @@ def attend_causal(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, window: int | 
     if window is not None:
         visible &= key > query - window
     return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSE, attn_mask=visible, enable_gqa=True)
+
+
+def attend_packed(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packed, window: int | None) -> Tensor:
+    """Whole sequences: causal, within each token's document, no further back than ``window``; block by block where limited.
+
+    Keys come as whole blocks, joined, and not as slices: a slice's gradient is as large as all keys, once for each block.
+    """
+    tokens = q_BHTE.shape[2]
+    if packed.documents is None and (window is None or window >= tokens):
+        return F.scaled_dot_product_attention(q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
+    queries, keys, values = (torch.split(x, BLOCK, 2) for x in (q_BHTE, k_BKTE, v_BKTE))
+    blocks = packed.once(("blocks", tokens, window), lambda: _visible_blocks(packed, tokens, window, q_BHTE.device))
+    parts = []
+    for index, (q, (first, visible)) in enumerate(zip(queries, blocks, strict=True)):
+        k, v = (torch.cat(all_blocks[first : index + 1], 2) for all_blocks in (keys, values))
+        parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=True))
+    return torch.cat(parts, 2)
+
+
+def _visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
+    """For each block of queries the first block of keys that any of them sees, and which of the keys from there on each sees.
+
+    The masks are (B, 1, queries, keys), or (1, 1, queries, keys) where all rows see alike.
+    """
+    position = torch.arange(tokens, device=device)
+    oldest = torch.zeros_like(position) if window is None else (position - window + 1).clamp(min=0)
+    starts = packed.starts()
+    oldest = oldest[None] if starts is None else starts.maximum(oldest)
+    blocks = []
+    for begin in range(0, tokens, BLOCK):
+        end = min(begin + BLOCK, tokens)
+        first = int(oldest[:, begin].min()) // BLOCK
+        key = position[first * BLOCK : end]
+        visible = (key >= oldest[:, begin:end, None]) & (key <= position[begin:end, None])
+        blocks.append((first, visible[:, None]))
+    return blocks

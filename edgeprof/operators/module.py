@@ -1,17 +1,20 @@
-"""What the torch modules of all operators share: explicit state, norms and rotary embedding.
+"""What the torch modules of all operators share: explicit state, what replaces it in training, norms and rotary embedding.
 
 Shape suffixes: B batch, T tokens of this call, D d_model, H query heads, K KV heads, G = H / K, E head_dim, S cached rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeprof.operators.base import OperatorSpec, Weight
+
+T = TypeVar("T")
 
 State = dict[str, Any]
 """What an operator carries from call to call: tensors by name, or its parts' states by the part's name.
@@ -27,6 +30,47 @@ def state_tensors(state: State) -> Iterator[Tensor]:
             yield value
         else:
             yield from state_tensors(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packed:
+    """What a training call passes in place of state: its tokens are all there is, and nothing is written in place.
+
+    ``documents`` are integer ids (B, T), equal for neighbours that belong together, for rows that hold several documents: no
+    token sees another document. Without them a row is one document. ``shared`` is what modules derived once for all layers;
+    so a Packed with documents serves one batch.
+    """
+
+    documents: Tensor | None = None
+    shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returned for ``key`` when it was first asked for."""
+        if key not in self.shared:
+            with torch.inference_mode(False):  # an evaluation may be what asks first
+                self.shared[key] = make()
+        return cast(T, self.shared[key])
+
+    def starts(self) -> Tensor | None:
+        """For each token the first position of its document, (B, T); None without documents."""
+        ids = self.documents
+        return None if ids is None else self.once("starts", lambda: _starts(ids))
+
+    def same_document(self, distance: int) -> Tensor | None:
+        """For each token whether the one ``distance`` before it is of its document, (B, T, 1); None without documents."""
+        starts = self.starts()
+        if starts is None:
+            return None
+        return self.once(("same_document", distance), lambda: (_positions(starts) - distance >= starts)[..., None])
+
+
+def _positions(like_BT: Tensor) -> Tensor:
+    return torch.arange(like_BT.shape[1], device=like_BT.device)
+
+
+def _starts(ids_BT: Tensor) -> Tensor:
+    first = F.pad(ids_BT[:, 1:] != ids_BT[:, :-1], (1, 0), value=True)
+    return torch.where(first, _positions(ids_BT), 0).cummax(1).values
 
 
 class OperatorModule(nn.Module):
@@ -46,8 +90,10 @@ class OperatorModule(nn.Module):
         """Zero state for contexts of up to ``capacity`` tokens, in the parameters' dtype."""
         return {}
 
-    def forward(self, x: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens whose first has position ``pos``: a prefill, a chunk of one, or 1 to 8 tokens of decode.
+
+        With a ``Packed`` as state, it runs whole sequences from position 0 for autograd to follow.
 
         ``x`` is (B, T, D) hidden states or (B, T) token ids; the result is (B, T, D) or logits (B, T, V).
         """

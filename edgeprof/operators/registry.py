@@ -15,6 +15,7 @@ OPERATORS.add("rms_norm", "edgeprof.operators.rms_norm.spec:RmsNormSpec")
 OPERATORS.add("residual", "edgeprof.operators.residual.spec:ResidualSpec")
 OPERATORS.add("identity", "edgeprof.operators.identity.spec:IdentitySpec")
 OPERATORS.add("block", "edgeprof.models.block:BlockSpec")
+OPERATORS.add("pair", "edgeprof.models.pair:PairSpec")
 OPERATORS.add("model", "edgeprof.models.model:ModelSpec")
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from edgeprof.core.canonical import canonical_json
 from edgeprof.core.errors import UsageError
-from edgeprof.predict.types import VerifyRow
+from edgeprof.predict.types import HISTORY_SCHEMA_VERSION, TermError, VerifyRow
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -107,22 +107,40 @@ def _p90_ratio(rows: Sequence[VerifyRow]) -> float | None:
 def read_history(folder: Path) -> list[VerifyRow]:
     """The device's verified rows, oldest first; none if it has no history.
 
+    A row that was traced later is there twice in the file; the later line is the row.
+
     Raises:
         UsageError: a line cannot be read: names it.
     """
     path = folder / HISTORY_FILE
     if not path.is_file():
         return []
-    rows = []
+    rows: dict[object, VerifyRow] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            row = _adapter().validate_json(line)
-            if min(row.predicted_ns, row.uncorrected_ns, row.measured_ns) <= 0:
-                raise ValueError("times and bytes are positive")
+            row = _parse(line)
         except ValueError as error:
             raise UsageError(f"{path}:{number}: not a verified row ({_told(error)}); delete the line") from None
-        rows.append(row)
-    return rows
+        if row.schema_version > HISTORY_SCHEMA_VERSION:
+            raise UsageError(
+                f"{path}:{number}: schema_version {row.schema_version} is of a newer edgeprof; update this one"
+            )
+        rows[_identity(row)] = row
+    return list(rows.values())
+
+
+def _parse(line: bytes) -> VerifyRow:
+    """The row of a line; one of schema version 1 says nothing of its version, and lacks nothing that has no default.
+
+    Raises:
+        ValueError: it is none.
+    """
+    row = _adapter().validate_json(line)
+    if min(row.predicted_ns, row.uncorrected_ns, row.measured_ns) <= 0:
+        raise ValueError("times and bytes are positive")
+    if row.schema_version < 1:
+        raise ValueError("schema_version: versions begin at 1")
+    return row
 
 
 def _told(error: ValueError) -> str:
@@ -140,14 +158,26 @@ def _adapter() -> "TypeAdapter[VerifyRow]":
     """Pydantic's validator; imported here because start-up must stay fast."""
     from pydantic import ConfigDict, TypeAdapter, with_config
 
-    with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(VerifyRow)
+    for part in (TermError, VerifyRow):
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(part)
     return TypeAdapter(VerifyRow)
 
 
 def new_rows(rows: Sequence[VerifyRow], history: Iterable[VerifyRow]) -> list[VerifyRow]:
-    """The rows that the history lacks: one measurement is told once, however often it is looked at."""
-    known = set(map(_identity, history))
-    return [row for row in rows if _identity(row) not in known]
+    """The rows that the history lacks: one measurement is told once, however often it is looked at, and once more if traced."""
+    known = {_identity(row): row for row in history}
+    return [row for row in rows if (old := known.get(_identity(row))) is None or (row.terms and not old.terms)]
+
+
+def with_known_terms(rows: Sequence[VerifyRow], history: Iterable[VerifyRow]) -> list[VerifyRow]:
+    """The rows with what the history knows of their terms: a measurement that was traced once is not traced again."""
+    known = {_identity(row): row for row in history if row.terms}
+    return [
+        row
+        if row.terms or (old := known.get(_identity(row))) is None
+        else dataclasses.replace(row, terms=old.terms, blame=old.blame)
+        for row in rows
+    ]
 
 
 def _identity(row: VerifyRow) -> tuple[object, ...]:

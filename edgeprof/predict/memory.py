@@ -92,13 +92,13 @@ def _in_model(target: Target, cell: CellCount, alone: Footprint) -> Footprint:
 def footprint_of(evidence: Evidence, case: BenchCase) -> Footprint | None:
     """A cell's footprint at its context.
 
-    What a block's prefill keeps beyond its decode, state apart, is what the call needs beside weights and state; rows of an
-    embedding's table that a prompt has touched stay.
+    What the prefill of a block or a pair keeps beyond its decode, state apart, is what the call needs beside weights and
+    state; rows of an embedding's table that a prompt has touched stay.
     """
     found = _without_state(evidence, case)
     if found is None:
         return None
-    if case.phase == "prefill" and case.op == "block":
+    if case.phase == "prefill" and case.op in ("block", "pair"):
         of_decode = _without_state(evidence, replace(case, phase="decode", q_len=1))
         kept = found.kept if of_decode is None else min(found.kept, of_decode.kept)
         found = replace(found, kept=kept, shared=found.shared + found.kept - kept)

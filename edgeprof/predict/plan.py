@@ -2,15 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from edgeprof.core.types import BenchCase, RingPlan
 from edgeprof.models.block import BlockSpec
 from edgeprof.models.model import model_of
+from edgeprof.models.pair import PairSpec, pair_of
 from edgeprof.operators.base import OperatorSpec
 from edgeprof.operators.traffic import case_bytes, working_set_bytes
 from edgeprof.predict.types import ModelCall, Target
+
+MAX_CHUNKS = 1024
+"""More chunks of a prompt than this are a mistake: each of them is cells of its own context."""
 
 MAX_PREFILL_TURNS = 2
 """Prefill rings stay small: many loaded sessions that each keep an arena of their own overcharge each other, and a prefill is
@@ -27,6 +32,14 @@ class CellCount:
     count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a cell stands in a model: the parts, by path, that it stands for."""
+
+    spec: OperatorSpec
+    paths: tuple[str, ...]
+
+
 def decode_call(context: int) -> ModelCall:
     """One generated token that ends a context of ``context`` tokens."""
     return ModelCall(phase="decode", q_len=1, kv_len=context)
@@ -41,19 +54,41 @@ def prefill_calls(prompt: int, chunk: int | None) -> tuple[ModelCall, ...]:
 
 
 def cells(target: Target, call: ModelCall, *, with_head: bool = True) -> list[CellCount]:
-    """The cells of one call: the embedding, each distinct block, and the head on one token."""
-    parts = model_of(target.config).parts()
-    found = [
-        CellCount(label="embedding", call=call, case=_end_case(target, call, parts["embedding"], call.q_len), count=1)
+    """The cells of one call: the embedding, each distinct block or known pair of blocks, and the head on one token."""
+    first, *body, last = places(target, call)
+    ends = {place.spec: _end_case(target, call, place.spec, n) for place, n in ((first, call.q_len), (last, 1))}
+    counts = Counter(place.spec for place in (first, *body, *([last] if with_head else [])))
+    return [
+        CellCount(label=cell_label(spec), call=call, case=ends.get(spec) or cell_case(target, call, spec), count=count)
+        for spec, count in counts.items()
     ]
-    counts: dict[BlockSpec, int] = {}
-    for layer in target.config.layers:
-        counts[layer] = counts.get(layer, 0) + 1
-    for layer, count in counts.items():
-        found.append(CellCount(label=block_label(layer), call=call, case=cell_case(target, call, layer), count=count))
-    if with_head:
-        found.append(CellCount(label="head", call=call, case=_end_case(target, call, parts["head"], 1), count=1))
-    return found
+
+
+def places(target: Target, call: ModelCall) -> list[Place]:
+    """The model's parts in order, each with the cell that stands for it.
+
+    Neighbours that are known not to be additive in the call's phase are one cell, wherever the two follow each other: from
+    the left, and no block is in two pairs.
+    """
+    parts = model_of(target.config).parts()
+    layers, pairs = target.config.layers, target.pairs_in(call.phase)
+    found = [Place(spec=parts["embedding"], paths=("embedding",))]
+    index = 0
+    while index < len(layers):
+        spec = _cell_at(layers, index, pairs)
+        n = 2 if isinstance(spec, PairSpec) else 1
+        found.append(Place(spec=spec, paths=tuple(f"layers.{i}" for i in range(index, index + n))))
+        index += n
+    return [*found, Place(spec=parts["head"], paths=("head",))]
+
+
+def _cell_at(layers: Sequence[BlockSpec], index: int, pairs: Container[PairSpec]) -> BlockSpec | PairSpec:
+    """The known pair that begins at a layer, or the layer's block alone."""
+    if index + 1 < len(layers):
+        both = pair_of(layers[index], layers[index + 1])
+        if both in pairs:
+            return both
+    return layers[index]
 
 
 def cell_case(target: Target, call: ModelCall, spec: OperatorSpec) -> BenchCase:
@@ -118,6 +153,13 @@ def model_ring(target: Target, call: ModelCall, group: str, loads: int) -> RingP
     """The whole model called over and over, as generation does."""
     case = model_case(target, call)
     return RingPlan(turn=(dataclasses.replace(case, ring_bytes=case_bytes(case)),), group=group, loads=loads)
+
+
+def cell_label(spec: OperatorSpec) -> str:
+    """A cell in a few words: its operator's name, what is in a block, and a pair's blocks in order."""
+    if isinstance(spec, PairSpec):
+        return " > ".join(map(block_label, spec.blocks()))
+    return block_label(spec) if isinstance(spec, BlockSpec) else spec.name
 
 
 def block_label(layer: BlockSpec) -> str:

@@ -8,6 +8,7 @@ from edgeprof.predict.estimate import TermCost, add_up, look_up
 from edgeprof.predict.evidence import Conditions, Evidence
 from edgeprof.predict.history import ErrorModel, error_model
 from edgeprof.predict.memory import TELLING_BYTES, predict_peak
+from edgeprof.predict.neighbours import Neighbours
 from edgeprof.predict.plan import cell_rings, cells, decode_call, prefill_calls, working_set
 from edgeprof.predict.types import CallPrediction, ModelCall, Prediction, Target, VerifyRow
 
@@ -17,7 +18,8 @@ class Knowledge:
     """What predictions on a device rest on: its records, its error history, and which of the records count.
 
     ``paired`` predictions rest on the very processes that also ran the model. ``without`` is the hash of a config whose own
-    verified rows are left out, ``corrected`` whether the history's mean error is corrected for.
+    verified rows are left out, ``corrected`` whether the history's mean error is corrected for. ``neighbours`` are the pairs
+    of blocks that were found there not to be additive.
     """
 
     device_id: str
@@ -27,6 +29,11 @@ class Knowledge:
     paired: bool = False
     corrected: bool = True
     without: str | None = None
+    neighbours: Sequence[Neighbours] = ()
+
+    def with_pairs(self, target: Target) -> Target:
+        """The target with the pairs that are known of its runtime, format and threads."""
+        return replace(target, pairs=tuple((n.phase, n.pair) for n in self.neighbours if n.met_in(target)))
 
     def evidence(self) -> Evidence:
         """The records by cell; worth keeping, as it looks at every record."""
@@ -50,8 +57,9 @@ def predict(
 ) -> Prediction:
     """What the model will take on the device: a token at ``context``, a prompt of ``prompt`` tokens, and memory.
 
-    A missing cell makes its part None; ``rings`` are what would have to be measured.
+    A missing cell makes its part None; ``rings`` are what would have to be measured. Known pairs of neighbours are cells.
     """
+    target = knowledge.with_pairs(target)
     evidence = knowledge.evidence()
     decode = decode_call(context)
     tpot = predict_calls(target, knowledge, evidence, (decode,))

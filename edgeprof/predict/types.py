@@ -7,6 +7,7 @@ from typing import Literal
 
 from edgeprof.core.types import BenchCase, Phase, RingPlan
 from edgeprof.models.config import ArchConfig
+from edgeprof.models.pair import PairSpec
 
 Measure = Callable[[Sequence[RingPlan]], None]
 """Measures rings into the store; what is there already is not measured again."""
@@ -14,9 +15,19 @@ Measure = Callable[[Sequence[RingPlan]], None]
 How = Literal["measured", "interpolated"]
 
 
+HISTORY_SCHEMA_VERSION = 2
+"""Version of a line of the error history; lines without one are of version 1, before terms were traced."""
+
+
+OFF = 0.05
+"""An error of a prediction that matters, if it is also beyond ``OFF_SPREADS`` times the model's own spread."""
+
+OFF_SPREADS = 1.5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model where it is to run."""
+    """A model where it is to run; ``pairs`` are neighbours that are known there not to be additive, and in which phase."""
 
     config: ArchConfig
     runtime: str
@@ -24,6 +35,11 @@ class Target:
     kv_dtype: str
     n_threads: int = 1
     batch: int = 1
+    pairs: tuple[tuple[Phase, PairSpec], ...] = ()
+
+    def pairs_in(self, phase: Phase) -> frozenset[PairSpec]:
+        """The pairs that are cells of their own in a phase."""
+        return frozenset(pair for where, pair in self.pairs if where == phase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +136,22 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TermError:
+    """A term beside what its parts took inside the model, in ns.
+
+    ``traced_ns`` is scaled: all terms' together are what the model took untraced. ``share_of_error`` is the term's
+    predicted - traced in units of the whole error: above 1 where other terms are off in the other direction, negative for
+    those.
+    """
+
+    label: str
+    count: int
+    predicted_ns: float
+    traced_ns: float
+    share_of_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRow:
     """A prediction beside what the whole model took; a line of the device's error history.
 
@@ -127,7 +159,7 @@ class VerifyRow:
     what the history learns from. ``aa_spread`` is how far two loads of the same model in one process differ
     (the median of |ln ratio| over processes). ``paired`` rows were predicted from cells of the same processes as the model,
     others from cells stored before. ``p90_ratio`` is the model's own p90 / p50. Peak memory rows have the phase ``memory``
-    and bytes in place of ns.
+    and bytes in place of ns. ``terms`` and ``blame``, the label of the term to blame, are there where the model was traced.
     """
 
     config: str
@@ -157,6 +189,14 @@ class VerifyRow:
     parameters: int
     flops: int
     warnings: tuple[str, ...] = ()
+    terms: tuple[TermError, ...] | None = None
+    blame: str | None = None
+    schema_version: int = HISTORY_SCHEMA_VERSION
+
+    @property
+    def off(self) -> bool:
+        """Whether the prediction failed: outside of its interval, or off by more than matters and than two loads differ."""
+        return not self.covered or abs(self.signed_error) > max(OFF, OFF_SPREADS * (self.aa_spread or 0.0))
 
     @property
     def covered(self) -> bool:

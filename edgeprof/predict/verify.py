@@ -12,11 +12,16 @@ from edgeprof.core.canonical import short_hash
 from edgeprof.core.types import InstanceRecord, RingPlan
 from edgeprof.models.config import config_to_json
 from edgeprof.models.model import model_of
+from edgeprof.models.pair import PairSpec
+from edgeprof.operators.base import OperatorSpec
+from edgeprof.operators.registry import make_spec
+from edgeprof.predict.blame import candidates, scaled_parts, term_errors, to_blame
 from edgeprof.predict.evidence import Evidence, Process
 from edgeprof.predict.memory import predict_peak
-from edgeprof.predict.plan import cell_rings, decode_call, model_case, model_ring
+from edgeprof.predict.plan import cell_rings, cells, decode_call, model_case, model_ring, places
 from edgeprof.predict.predict import Knowledge, predict_calls
-from edgeprof.predict.types import ModelCall, Target, VerifyRow
+from edgeprof.predict.types import CallPrediction, ModelCall, Target, VerifyRow
+from edgeprof.runtimes.trace import OTHER, TraceRun
 from edgeprof.stats.intervals import interval
 from edgeprof.stats.quantiles import log_median, quantiles
 
@@ -66,33 +71,71 @@ def config_hash(target: Target) -> str:
 
 
 def measured_session(target: Target, calls: Sequence[ModelCall], evidence: Evidence, rounds: int) -> str | None:
-    """The last session that measured the whole model in every call in at least so many processes, if there is one."""
+    """The last session that measured the whole model and its cells in every call in so many processes, if there is one."""
     complete: list[set[str]] = []
     order: dict[str, None] = {}
     for call in calls:
-        processes: dict[str, set[int]] = defaultdict(set)
-        for record in evidence.loads(model_case(target, call)):
-            processes[record.session_id].add(record.round)
-            order[record.session_id] = None
-        complete.append({session for session, seen in processes.items() if len(seen) >= rounds})
+        for case in (model_case(target, call), *(cell.case for cell in cells(target, call))):
+            processes: dict[str, set[int]] = defaultdict(set)
+            for record in evidence.loads(case):
+                processes[record.session_id].add(record.round)
+                order[record.session_id] = None
+            complete.append({session for session, seen in processes.items() if len(seen) >= rounds})
     shared = set.intersection(*complete)
     return next((session for session in reversed(order) if session in shared), None)
 
 
 def verify_rows(
-    targets: Sequence[Target], calls: Sequence[ModelCall], knowledge: Knowledge, session_id: str
+    targets: Sequence[Target],
+    calls: Sequence[ModelCall],
+    knowledge: Knowledge,
+    session_id: str,
+    traced: Mapping[str, TraceRun] | None = None,
 ) -> list[VerifyRow]:
     """A row for each target and call that was measured in the session, paired; and one from earlier cells where there are any.
 
-    Each row's interval comes from the history without the config's own rows.
+    Each row's interval comes from the history without the config's own rows. ``traced`` are traces of the whole models, by
+    case key: rows that have one say which term is to blame.
     """
     evidence = knowledge.evidence()
     rows: list[VerifyRow] = []
     for target in targets:
         known = replace(knowledge, without=config_hash(target))
         for call in calls:
-            rows += _rows_of(target, call, known, evidence, session_id)
+            run = (traced or {}).get(model_case(target, call).key)
+            rows += _rows_of(target, call, known, evidence, session_id, run)
     return rows
+
+
+def untold(calls: Sequence[ModelCall], rows: Sequence[VerifyRow], *, every: bool) -> list[ModelCall]:
+    """The calls to trace: those of which a row is off, or ``every`` one, unless it was traced."""
+    wanted = {
+        (row.phase, row.q_len, row.context)
+        for row in rows
+        if row.phase != "memory" and row.terms is None and (every or row.off)
+    }
+    return [call for call in calls if (call.phase, call.q_len, call.kv_len) in wanted]
+
+
+def suspects(target: Target, call: ModelCall, rows: Sequence[VerifyRow], run: TraceRun) -> list[PairSpec]:
+    """Pairs of neighbours whose cells are worth measuring after a trace; those that are known already are not."""
+    if not run.traces:
+        return []
+    blamed = next((row.blame for row in rows_of_call(rows, call) if row.off), None)
+    specs = {cell.label: make_spec(cell.case.op, cell.case.dims) for cell in cells(target, call)}
+    of_blame: OperatorSpec | None = None if blamed is None else specs.get(blamed)
+    known = [pair for phase, pair in target.pairs if phase == call.phase]
+    return candidates(target.config.layers, run.traces, of_blame, known)
+
+
+def rows_of_call(rows: Sequence[VerifyRow], call: ModelCall) -> list[VerifyRow]:
+    """The rows of one call's time, the paired one first."""
+    return [row for row in rows if (row.phase, row.q_len, row.context) == (call.phase, call.q_len, call.kv_len)]
+
+
+def noise_of(rows: Sequence[VerifyRow], call: ModelCall) -> float:
+    """How far the model differs from itself in a call, as the largest share that its rows tell."""
+    return max((row.aa_spread or 0.0 for row in rows_of_call(rows, call)), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +160,12 @@ def failures(target: Target, calls: Sequence[ModelCall], failed: Mapping[str, st
 
 
 def _rows_of(
-    target: Target, call: ModelCall, knowledge: Knowledge, evidence: Evidence, session_id: str
+    target: Target,
+    call: ModelCall,
+    knowledge: Knowledge,
+    evidence: Evidence,
+    session_id: str,
+    run: TraceRun | None,
 ) -> Iterator[VerifyRow]:
     mine = replace(knowledge.conditions, only_session=session_id)
     measured = measure_of(evidence.under(mine).loads(model_case(target, call)))
@@ -144,9 +192,44 @@ def _rows_of(
                 signed_error=found.ns.value / measured.ns - 1,
                 aa_spread=measured.aa_spread,
                 p90_ratio=measured.p90_ratio,
-                warnings=found.warnings,
+                **_blame(target, call, found, measured.ns, run),
             )
     yield from _memory_row(target, call, knowledge, evidence, session_id, measured.runtime_version)
+
+
+def _blame(
+    target: Target, call: ModelCall, found: CallPrediction, measured_ns: float, run: TraceRun | None
+) -> dict[str, object]:
+    """A row's terms beside their traces, the one to blame, and its warnings: also why there are no terms, if it was tried."""
+    if run is None:
+        return {"warnings": found.warnings}
+    if not run.traces:
+        return {"warnings": (*found.warnings, f"which term is to blame cannot be told: {run.reason}")}
+    assert found.ns is not None
+    assert found.uncorrected_ns is not None
+    parts = scaled_parts(run.traces, measured_ns)
+    terms = term_errors(
+        found.terms,
+        places(target, call),
+        parts,
+        predicted_ns=found.ns.value,
+        uncorrected_ns=found.uncorrected_ns,
+    )
+    return {"terms": terms, "blame": to_blame(terms), "warnings": (*found.warnings, *_vague(run, parts, measured_ns))}
+
+
+VAGUE = 0.1
+"""Share of a call that a trace may leave unassigned before that is said."""
+
+
+def _vague(run: TraceRun, parts: Mapping[str, float], measured_ns: float) -> Iterator[str]:
+    """How much of the call the trace could give to no part."""
+    last, share = run.traces[-1], parts.get(OTHER, 0.0) / measured_ns
+    if last.unassigned and share > VAGUE:
+        yield (
+            f"{last.unassigned} of {last.events} events of the trace lie in no single part; with the call's own boundary they "
+            f"are {share:.0%} of its time"
+        )
 
 
 def _memory_row(

@@ -78,9 +78,9 @@ def _unquantisable(leaf: OperatorSpec) -> str | None:
 
 
 class ExecutorchCell:
-    """A loaded method and views of its state."""
+    """A loaded method and views of its state; ``traced`` ones keep the events of every call."""
 
-    def __init__(self, operator: OperatorSpec, artifact: Artifact, folder: Path) -> None:
+    def __init__(self, operator: OperatorSpec, artifact: Artifact, folder: Path, *, traced: bool = False) -> None:
         from edgeprof.operators.executorch_form import call_shape
         from edgeprof.runtimes.executorch_libraries import import_runtime
 
@@ -88,7 +88,7 @@ class ExecutorchCell:
         self.operator = operator
         self.shape = call_shape(artifact.spec)
         signature = json.loads((folder / artifact.files["signature"]).read_text())
-        self.program = bindings._load_program(str(folder / artifact.files["model"]))
+        self.program = bindings._load_program(str(folder / artifact.files["model"]), enable_etdump=traced)
         self.method = self.program.load_method("forward")
         self.state: list[Tensor] = [self.method.get_attribute(s["name"]) for s in signature["state"]]
         self.bound: tuple[Tensor, ...] | None = None

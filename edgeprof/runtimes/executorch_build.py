@@ -13,15 +13,18 @@ from torch import Tensor, nn
 
 from edgeprof.core.dtypes import QUANT_GROUP
 from edgeprof.core.types import ArtifactSpec, FreshRange
+from edgeprof.models.composite import CompositeSpec
 from edgeprof.operators.arrays import Array, Weights, random_input
 from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
 from edgeprof.operators.executorch_form import Chain, call_shape, chain_inputs
 from edgeprof.runtimes.base import Built
+from edgeprof.runtimes.executorch_instructions import instruction_parts
 from edgeprof.runtimes.executorch_libraries import import_lowering, known_warnings_silenced
 
 MODEL_FILE = "model.pte"
 SIGNATURE_FILE = "signature.json"
+INSTRUCTIONS_FILE = "instructions.json"
 
 NO_COMPUTE = (
     "getitem",
@@ -42,17 +45,19 @@ NO_COMPUTE = (
 class Lowered:
     """A serialised program with what its flatbuffer would otherwise have to be parsed for.
 
-    ``weight_bytes`` are all serialised constants: weights with their scales, and the masks of a prefill's blocks.
+    ``weight_bytes`` are all serialised constants: weights with their scales, and the masks of a prefill's blocks. ``program`` is
+    ExecuTorch's own description of it.
     """
 
     pte: bytes
     weight_bytes: int
     arena_bytes: int
     delegated_share: float | None
+    program: Any
 
 
 def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights, folder: Path) -> Built:
-    """Lowers one operator into ``folder``: the .pte and the names of its inputs and state."""
+    """Lowers one operator into ``folder``: the .pte, the names of its inputs and state, and a composite's parts."""
     shape = call_shape(spec)
     module = form(operator, "executorch")(operator, shape)
     module.load({name: torch.from_numpy(w) for name, w in weights.items()})
@@ -65,8 +70,13 @@ def build_operator(operator: OperatorSpec, spec: ArtifactSpec, weights: Weights,
         lowered = lower(chain, (example, *map(torch.from_numpy, inputs.values())), quantized=spec.dtype == "8da4w")
     replace_file(folder / MODEL_FILE, lowered.pte)
     replace_file(folder / SIGNATURE_FILE, json.dumps(signature(chain, inputs), indent=1).encode())
+    files = {"model": MODEL_FILE, "signature": SIGNATURE_FILE}
+    if isinstance(operator, CompositeSpec):
+        told = instruction_parts(operator, lowered.program)
+        replace_file(folder / INSTRUCTIONS_FILE, json.dumps(told).encode())
+        files["instructions"] = INSTRUCTIONS_FILE
     return Built(
-        files={"model": MODEL_FILE, "signature": SIGNATURE_FILE},
+        files=files,
         weight_bytes=lowered.weight_bytes,
         effective=weights | effective if effective else None,
         arena_bytes=lowered.arena_bytes,
@@ -126,6 +136,7 @@ def lower(module: nn.Module, example: tuple[Tensor, ...], *, quantized: bool) ->
         weight_bytes=sum(constants) + sum(len(b) for b in named),
         arena_bytes=sum(program.executorch_program.execution_plan[0].non_const_buffer_sizes),
         delegated_share=share,
+        program=program,
     )
 
 

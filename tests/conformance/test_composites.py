@@ -16,6 +16,7 @@ from edgeprof.models.composite import part_weights
 from edgeprof.models.config import ArchConfig, config_of_pattern
 from edgeprof.models.model import ModelSpec, model_of
 from edgeprof.models.onnx import emit_model
+from edgeprof.models.pair import pair_of
 from edgeprof.operators.arrays import Weights, random_input, random_weights
 from edgeprof.operators.attribute import form
 from edgeprof.operators.base import OperatorSpec
@@ -26,7 +27,7 @@ from edgeprof.runtimes.base import RUNTIMES, Cell
 
 HEADS = {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16}
 FFN = make_spec("swiglu", {"d_model": 64, "d_ff": 96})
-BLOCKS: dict[str, OperatorSpec] = {
+BLOCKS: dict[str, BlockSpec] = {
     "conv": block_of(make_spec("short_conv", {"d_model": 64}), FFN),
     "swa": block_of(make_spec("swa", HEADS | {"window": 6}), FFN),
     "gqa": block_of(make_spec("gqa", HEADS), FFN),
@@ -52,7 +53,7 @@ MODELS: dict[str, OperatorSpec] = {
     "scaled": model_of(arch("G", embedding_scale=8.0, sandwich_norm=True, norm_eps=1e-3)),
     "all logits": model_of(arch("CG"), all_logits=True),
 }
-OPERATORS = BLOCKS | MODELS
+OPERATORS = BLOCKS | {"pair": pair_of(BLOCKS["conv"], BLOCKS["gqa"])} | MODELS
 SHAPES: dict[str, dict[str, Any]] = {
     "decode": {"q_len": 1, "kv_len": 30},
     "prefill": {"phase": "prefill", "q_len": 24, "kv_len": 24},
@@ -108,6 +109,7 @@ def test_a_rounded_cache_keeps_to_its_tolerance(name: str, cache) -> None:
     [
         ("untied", "fp32", "decode"),
         ("scaled", "8da4w", "prefill"),
+        ("pair", "fp32", "decode"),
     ],
 )
 def test_a_composite_is_lowered_whole(name: str, dtype: str, shape: str, cache) -> None:

@@ -15,7 +15,7 @@ FOLDER = Path(edgeprof.operators.__file__).parent
 
 def test_every_operators_folder_is_registered() -> None:
     folders = {p.parent.name for p in FOLDER.glob("*/spec.py")}
-    assert folders | {"block", "model"} == set(OPERATORS)  # composites live in edgeprof.models
+    assert folders | {"block", "pair", "model"} == set(OPERATORS)  # composites live in edgeprof.models
 
 
 @pytest.mark.parametrize("op", list(OPERATORS))
@@ -28,7 +28,7 @@ def test_an_operator_says_what_it_is_and_where_its_parts_are(op: str, tiny_dims)
     assert set(dict(module.named_parameters())) == set(spec.weights())
 
 
-@pytest.mark.parametrize("op", [o for o in OPERATORS if o not in ("swa", "block", "model")])
+@pytest.mark.parametrize("op", [o for o in OPERATORS if o not in ("swa", "block", "pair", "model")])
 def test_a_reference_shares_no_code_with_its_module(op: str) -> None:
     text = (FOLDER / op / "reference.py").read_text()
     for shared in ("operators.module", "operators.attention", f"operators.{op}.module"):

@@ -3,15 +3,17 @@
 from torch import Tensor
 
 from edgeprof.operators.attention import AttentionModule, attend_all, attend_causal
-from edgeprof.operators.module import State
+from edgeprof.operators.module import Packed, State
 
 
 class Gqa(AttentionModule):
     """Attends to a flat cache that new tokens are written into at their position."""
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens from position ``pos``."""
-        q, k, v = self.project(x_BTD, pos)
+        if isinstance(state, Packed):
+            return self.packed(x_BTD, state, None)
+        q, k, v = self.project(x_BTD, self.rope(x_BTD, pos))
         end = pos + x_BTD.shape[1]
         state["k"][:, :, pos:end] = k
         state["v"][:, :, pos:end] = v

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from edgeprof.operators.module import OperatorModule, State
+from edgeprof.operators.module import OperatorModule, Packed, State
 
 
 class Identity(OperatorModule):
     """Hands its input on."""
 
-    def forward(self, x: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Returns the input itself."""
         return x

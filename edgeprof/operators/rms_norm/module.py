@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from edgeprof.operators.module import OperatorModule, State, rms_norm
+from edgeprof.operators.module import OperatorModule, Packed, State, rms_norm
 from edgeprof.operators.rms_norm.spec import RmsNormSpec
 
 
@@ -12,6 +12,6 @@ class RmsNorm(OperatorModule):
     spec: RmsNormSpec
     norm: Tensor
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Norms each token."""
         return rms_norm(x_BTD, self.norm, self.spec.eps)

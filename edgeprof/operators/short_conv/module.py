@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeprof.operators.module import OperatorModule, State
+from edgeprof.operators.module import OperatorModule, Packed, State
 from edgeprof.operators.short_conv.spec import ShortConvSpec
 
 
@@ -26,12 +26,25 @@ class ShortConv(OperatorModule):
         s = self.spec
         return {"gated": torch.zeros(batch, s.kernel_size - 1, s.d_model, dtype=self.weight_dtype())}
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens; their position does not matter."""
+        if isinstance(state, Packed):
+            return self._packed(x_BTD, state)
         tokens, taps = x_BTD.shape[1], self.spec.kernel_size
         gated = torch.cat([state["gated"], F.linear(x_BTD, self.w_b) * F.linear(x_BTD, self.w_h)], 1)
         state["gated"].copy_(gated[:, tokens:])
         mixed = gated[:, :tokens] * self.kernel[0]
         for tap in range(1, taps):
             mixed = torch.addcmul(mixed, gated[:, tap : tap + tokens], self.kernel[tap])
+        return F.linear(F.linear(x_BTD, self.w_c) * mixed, self.w_out)
+
+    def _packed(self, x_BTD: Tensor, packed: Packed) -> Tensor:
+        """Whole sequences; what a tap would take from another document is zero, as before the first token."""
+        tokens, taps = x_BTD.shape[1], self.spec.kernel_size
+        gated = F.pad(F.linear(x_BTD, self.w_b) * F.linear(x_BTD, self.w_h), (0, 0, taps - 1, 0))
+        mixed = gated[:, taps - 1 :] * self.kernel[-1]
+        for distance in range(1, taps):
+            past = gated[:, taps - 1 - distance : taps - 1 - distance + tokens]
+            same = packed.same_document(distance)
+            mixed = torch.addcmul(mixed, past if same is None else past * same, self.kernel[taps - 1 - distance])
         return F.linear(F.linear(x_BTD, self.w_c) * mixed, self.w_out)

@@ -3,12 +3,9 @@
 import torch
 from torch import Tensor
 
-from edgeprof.operators.attention import AttentionModule, attend_all, attend_causal
-from edgeprof.operators.module import State
+from edgeprof.operators.attention import BLOCK, AttentionModule, attend_all, attend_causal
+from edgeprof.operators.module import Packed, State
 from edgeprof.operators.swa.spec import SwaSpec
-
-BLOCK = 64
-"""Most query tokens of a prefill block; each block reads its own tokens and the window before them (docs/forms-torch.md)."""
 
 
 class Swa(AttentionModule):
@@ -16,9 +13,11 @@ class Swa(AttentionModule):
 
     spec: SwaSpec
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens from position ``pos``."""
-        q, k, v = self.project(x_BTD, pos)
+        if isinstance(state, Packed):
+            return self.packed(x_BTD, state, self.spec.window)
+        q, k, v = self.project(x_BTD, self.rope(x_BTD, pos))
         if x_BTD.shape[1] == 1:
             return self.output(self._decode(q, k, v, state, pos))
         return self.output(self._prefill(q, k, v, state, pos))

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeprof.operators.module import OperatorModule, State
+from edgeprof.operators.module import OperatorModule, Packed, State
 
 
 class Swiglu(OperatorModule):
@@ -13,7 +13,7 @@ class Swiglu(OperatorModule):
     w_up: Tensor
     w_down: Tensor
 
-    def forward(self, x_BTD: Tensor, state: State, pos: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens; stateless."""
         return F.linear(self.activate(F.linear(x_BTD, self.w_gate)) * F.linear(x_BTD, self.w_up), self.w_down)
 

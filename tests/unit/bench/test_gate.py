@@ -86,23 +86,23 @@ def projecting(base: type, change: Callable[..., Any]) -> type:
     """An attention whose queries, keys and values are changed."""
 
     class Changed(base):  # type: ignore[misc]
-        def project(self, x: Any, pos: int) -> Any:
-            return change(super().project, self, x, pos)
+        def project(self, x: Any, rope: Any) -> Any:
+            return change(super().project, self, x, rope)
 
     return Changed
 
 
-def wrong_group(project: Any, module: Any, x: Any, pos: int) -> Any:
-    q, k, v = project(x, pos)
+def wrong_group(project: Any, module: Any, x: Any, rope: Any) -> Any:
+    q, k, v = project(x, rope)
     return q, k.roll(1, 1), v.roll(1, 1)
 
 
 def replacing_rotation(turn: Callable[..., Any]) -> Callable[..., Any]:
-    def project(inherited: Any, module: Any, x: Any, pos: int) -> Any:
+    def project(inherited: Any, module: Any, x: Any, rope: Any) -> Any:
         original = attention_module.rotate
         attention_module.rotate = turn
         try:
-            return inherited(x, pos)
+            return inherited(x, rope)
         finally:
             attention_module.rotate = original
 
@@ -122,14 +122,17 @@ backwards = replacing_rotation(lambda x, cos, sin: rotate(x, cos, -sin))
 neighbours = replacing_rotation(turn_neighbours)
 
 
-def queries_one_further(project: Any, module: Any, x: Any, pos: int) -> Any:
-    return project(x, pos + 1)[0], *project(x, pos)[1:]
+def queries_one_further(project: Any, module: Any, x: Any, rope: Any) -> Any:
+    cos, sin = rope
+    by_one = module.rope(x, 1)[0][:1], module.rope(x, 1)[1][:1]
+    further = cos * by_one[0] - sin * by_one[1], sin * by_one[0] + cos * by_one[1]
+    return project(x, further)[0], *project(x, rope)[1:]
 
 
-def no_qk_norm(project: Any, module: Any, x: Any, pos: int) -> Any:
+def no_qk_norm(project: Any, module: Any, x: Any, rope: Any) -> Any:
     right, module.spec = module.spec, dataclasses.replace(module.spec, qk_norm=False)
     try:
-        return project(x, pos)
+        return project(x, rope)
     finally:
         module.spec = right
 

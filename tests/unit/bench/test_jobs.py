@@ -17,6 +17,7 @@ def test_a_job_is_the_same_after_json(make_case, protocol) -> None:
         Item(kind="hot", seed=3, case=hot, artifact_key=spec.key),
         Item(kind="ring", seed=4, slots=ring_slots([streaming])),
         Item(kind="roof"),
+        Item(kind="trace", seed=5, case=hot, artifact_key=spec.key),
     ]
     job = Job(runtime="torch_eager", n_threads=2, cpus=[0, 3], items=items, protocol=protocol, sentinel=True)
     assert job_from_json(json.loads(canonical_json(job_to_json(job)))) == job

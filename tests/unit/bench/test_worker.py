@@ -206,3 +206,13 @@ def test_descriptor_1_no_longer_reaches_the_events(tmp_path: Path) -> None:
             os.dup2(kept, descriptor)
             os.close(kept)
     assert (out.read_text(), err.read_text()) == ("event\n", "garbage\n")
+
+
+def test_a_trace_tells_the_parts_of_a_composite(work, built, make_case) -> None:
+    case = make_case("model")
+    built(case)
+    trace = result(work(Item(kind="trace", seed=3, case=case, artifact_key=artifact_spec(case).key)))["trace"]
+    assert set(trace["parts"]) == {"embedding", "layers.0", "layers.1", "layers.2", "head", "other"}
+    assert min(ns for path, ns in trace["parts"].items() if path != "other") > 0
+    assert 0 < trace["calls"] <= worker_module.TRACED_CALLS
+    assert trace["total_ns"] > 0

@@ -264,3 +264,31 @@ def test_json_is_one_document_and_nothing_else(name: str, tmp_path: Path) -> Non
     assert done.returncode == 0
     assert json.loads(done.stdout)["schema_version"] == 1
     assert done.stderr == ""
+
+
+@pytest.fixture
+def commands_of_two_words(monkeypatch):
+    monkeypatch.setattr(
+        app,
+        "COMMANDS",
+        {
+            "inspect": ("edgeprof.cli.inspect:inspect", "One."),
+            "inspect presets": ("edgeprof.cli.presets:presets", "Two."),
+            "pair presets": ("edgeprof.cli.presets:presets", "Three."),
+        },
+    )
+
+
+def test_a_command_of_two_words_is_found(commands_of_two_words, capsys):
+    assert app.run(["inspect", "presets", "--json"]) == 0
+    assert "lfm2-350m" in capsys.readouterr().out
+
+
+def test_its_first_word_alone_is_the_shorter_command(commands_of_two_words, capsys):
+    assert app.run(["inspect", "tiny-hybrid", "--json"]) == 0
+    assert "embedding_share" in capsys.readouterr().out
+
+
+def test_the_first_word_of_longer_commands_alone_says_what_they_are(commands_of_two_words, capsys):
+    assert app.run(["pair"]) == 2
+    assert "name what to do: pair presets" in capsys.readouterr().err

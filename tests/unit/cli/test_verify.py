@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from edgeprof.cli import app
 from edgeprof.cli.render_verify import mean_tau, summary
 from edgeprof.cli.targets import Place
 from edgeprof.models.config import to_toml
+from edgeprof.operators.registry import make_spec
 from edgeprof.predict.history import append_history, read_history
+from edgeprof.predict.neighbours import read_neighbours
+from edgeprof.runtimes.trace import OTHER, Trace, TraceRun
 from edgeprof.store import Store
 from edgeprof.store.schema import to_line
 
@@ -20,7 +24,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 CONTRACT = {
     "config", "runtime", "dtype", "phase", "context", "predicted_ns", "lo_ns", "hi_ns", "measured_ns",
-    "measured_ci95_ns", "signed_error", "aa_spread",
+    "measured_ci95_ns", "signed_error", "aa_spread", "terms", "blame",
 }  # fmt: skip
 """What scripts were promised of a row."""
 
@@ -48,10 +52,36 @@ class Session:
         return RingRun(session_id=name, failed=failed)
 
 
+class Tracing:
+    """Stands in for ``trace_cases``: layers take 100 ns but for those of a mixer in ``slow``."""
+
+    def __init__(self) -> None:
+        self.cases: list[Any] = []
+        self.slow: dict[str, float] = {}
+        self.reason: str | None = None
+
+    def __call__(self, cases: Any, **_: Any) -> dict[str, TraceRun]:
+        self.cases += cases
+        return {case.key: TraceRun(reason=self.reason) if self.reason else self.run(case) for case in cases}
+
+    def run(self, case: Any) -> TraceRun:
+        layers = make_spec(case.op, case.dims).arch.layers
+        parts = {f"layers.{i}": self.slow.get(layer.mixer.name, 100.0) for i, layer in enumerate(layers)}
+        parts = {"embedding": 30.0, **parts, "head": 30.0, OTHER: 1.0}
+        return TraceRun(traces=(Trace(parts=parts, total_ns=sum(parts.values()), calls=20, events=30),) * 5)
+
+
 @pytest.fixture
 def session(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Session:
     fake = Session(lab)
     monkeypatch.setattr("edgeprof.bench.run.run_rings", fake)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def traces(monkeypatch: pytest.MonkeyPatch) -> Tracing:
+    fake = Tracing()
+    monkeypatch.setattr("edgeprof.bench.run.trace_cases", fake)
     return fake
 
 
@@ -256,3 +286,105 @@ def test_memory_and_times_are_tables_of_their_own(run: Run, configs: list[Path],
 def test_a_name_with_markup_is_printed_as_it_is(run: Run, make_row: Any, tmp_path: Path) -> None:
     append_history(tmp_path / "results" / "lab", [make_row(config="[red]x[/]")])
     assert "[red]x[/]" in run("--history")[1]
+
+
+# Which term is to blame.
+
+
+def times(out: str) -> list[dict[str, Any]]:
+    return [row for row in json.loads(out)["rows"] if row["phase"] != "memory"]
+
+
+def test_a_prediction_that_holds_is_not_traced_unless_asked(run: Run, configs: list[Path], traces: Tracing) -> None:
+    rows = times(run(configs[0], "--json")[1])
+    assert traces.cases == []
+    assert all(row["terms"] is None and row["blame"] is None for row in rows)
+    rows = times(run(configs[0], "--json", "--blame")[1])
+    assert [case.op for case in traces.cases] == ["model", "model"]
+    for row in rows:
+        assert [set(term) for term in row["terms"]] == [
+            {"label", "count", "predicted_ns", "traced_ns", "share_of_error"}
+        ] * len(row["terms"])
+        assert sum(t["predicted_ns"] for t in row["terms"]) == pytest.approx(row["predicted_ns"])
+        assert sum(t["traced_ns"] for t in row["terms"]) == pytest.approx(row["measured_ns"])
+
+
+def test_a_failed_prediction_says_which_term_is_to_blame(
+    run: Run, configs: list[Path], session: Session, traces: Tracing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.model_factor, traces.slow = 1.5, {"gqa": 500.0}
+    fuse_pairs(session, 1.0, monkeypatch)
+    out = run(configs[0])[1]
+    assert "to blame: small torch_eager fp32 decode 1@64: gqa 4/2x16 + swiglu 64 predicted " in out
+    assert " of the error" in out
+    rows = times(run(configs[0], "--json")[1])
+    assert {row["blame"] for row in rows} == {"gqa 4/2x16 + swiglu 64"}
+
+
+def test_no_blame_traces_nothing(run: Run, configs: list[Path], session: Session, traces: Tracing) -> None:
+    session.model_factor = 1.5
+    assert "to blame" not in run(configs[0], "--no-blame")[1]
+    assert traces.cases == []
+
+
+def test_what_was_traced_is_not_traced_again_and_is_kept(
+    run: Run, configs: list[Path], session: Session, traces: Tracing, history: Callable[[], list[Any]]
+) -> None:
+    run(configs[0])
+    assert len(history()) == 4
+    first = times(run(configs[0], "--json", "--blame")[1])
+    assert len(history()) == 4
+    assert sum(row.terms is not None for row in history()) == 2
+    assert times(run(configs[0], "--json", "--blame")[1]) == [
+        row | {"at": again["at"]} for row, again in zip(first, times(run(configs[0], "--json")[1]), strict=True)
+    ]
+    assert len(traces.cases) == 2
+
+
+def test_a_runtime_that_cannot_tell_says_so(run: Run, configs: list[Path], session: Session, traces: Tracing) -> None:
+    session.model_factor, traces.reason = 1.5, "no tracer"
+    code, out, _ = run(configs[0])
+    assert code == 0
+    assert "decode 1@64: which term is to blame cannot be told: no tracer" in out
+
+
+def test_neighbours_that_are_additive_are_looked_at_and_stay_blocks(
+    run: Run, configs: list[Path], session: Session, traces: Tracing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.model_factor, traces.slow = 1.5, {"gqa": 500.0}
+    fuse_pairs(session, 1.0, monkeypatch)
+    document = json.loads(run(configs[0], "--json")[1])
+    assert {(n["label"], n["is_term"]) for n in document["neighbours"]} == {
+        ("short_conv k3 + swiglu 64 > gqa 4/2x16 + swiglu 64", False)
+    }
+    assert all(n["ratio"] == pytest.approx(1.0, abs=0.01) for n in document["neighbours"])
+    assert read_neighbours(tmp_path / "results" / "lab") == []
+
+
+def test_neighbours_that_are_not_additive_become_a_term(
+    run: Run, configs: list[Path], session: Session, traces: Tracing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.model_factor, traces.slow = 1.5, {"gqa": 500.0}
+    fuse_pairs(session, 1.6, monkeypatch)
+    out = run(configs[0])[1]
+    assert "costs 1.6 times the sum of its blocks (1.6 to 1.6): not additive, a term of its own from now on" in out
+    known = read_neighbours(tmp_path / "results" / "lab")
+    assert [(n.phase, n.ratio) for n in known] == [("decode", pytest.approx(1.6)), ("prefill", pytest.approx(1.6))]
+    measured = len(session.runs)
+    rows = times(run(configs[0], "--json", "--blame")[1])
+    assert len(session.runs) > measured  # the pair's cell is not in the earlier session
+    for row in rows:
+        assert [t["label"] for t in row["terms"]][1:-2] == ["short_conv k3 + swiglu 64 > gqa 4/2x16 + swiglu 64"]
+
+
+def fuse_pairs(session: Session, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair takes ``factor`` times what its blocks do."""
+    of_additive = session.lab.call_ns
+
+    def call_ns(case: Any, model_factor: float) -> float:
+        if case.op != "pair":
+            return of_additive(case, model_factor)
+        blocks = [replace(case, op="block", dims=b.dims()) for b in make_spec(case.op, case.dims).blocks()]
+        return factor * sum(of_additive(block, 1.0) - 3_000 for block in blocks) + 3_000
+
+    monkeypatch.setattr(session.lab, "call_ns", call_ns)

@@ -2,14 +2,23 @@
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import exp, log
 
 import pytest
 
 from edgeprof.core.errors import UsageError
-from edgeprof.predict.history import HISTORY_FILE, append_history, error_model, new_rows, read_history
+from edgeprof.predict.history import (
+    HISTORY_FILE,
+    append_history,
+    error_model,
+    new_rows,
+    read_history,
+    with_known_terms,
+)
+from edgeprof.predict.types import TermError
 
+TERM = TermError(label="head", count=1, predicted_ns=2.0, traced_ns=1.0, share_of_error=1.0)
 KIND = {"runtime": "torch_eager", "dtype": "fp32", "phase": "decode", "paired": False}
 
 
@@ -97,7 +106,7 @@ def test_the_next_model_lies_in_the_interval(make_row, n_models: int) -> None:
 
 
 def test_rows_come_back_as_they_were_appended(make_row, tmp_path) -> None:
-    rows = [make_row(0.01), make_row(-0.02, config="é", measured_ci95_ns=None, aa_spread=None, warnings=("w",))]
+    rows = [make_row(0.01), make_row(-0.02, session_id="é", measured_ci95_ns=None, aa_spread=None, warnings=("w",))]
     append_history(tmp_path / "new", rows[:1])
     append_history(tmp_path / "new", rows[1:])
     assert read_history(tmp_path / "new") == rows
@@ -112,6 +121,9 @@ def test_rows_come_back_as_they_were_appended(make_row, tmp_path) -> None:
         ("phase", "training", "phase"),
         ("measured_ns", None, "measured_ns"),
         ("extra", 1, "extra"),
+        ("schema_version", 0, "schema_version"),
+        ("terms", [{"label": "head"}], "terms"),
+        ("terms", [asdict(TERM) | {"extra": 1}], "terms"),
     ],
 )
 def test_a_corrupt_line_is_named_with_its_number(make_row, tmp_path, field: str, value: object, told: str) -> None:
@@ -136,6 +148,29 @@ def test_a_measurement_is_told_once(make_row) -> None:
     again = make_row(0.5, at="2027-01-01T00:00:00+00:00")  # the same session looked at another day
     other = make_row(session_id="s2")
     assert new_rows([again, other], [row]) == [other]
+
+
+def test_a_row_that_was_traced_later_takes_its_own_place(make_row, tmp_path) -> None:
+    plain, other = make_row(), make_row(session_id="s2")
+    traced = replace(plain, terms=(TERM,), blame="head")
+    append_history(tmp_path, [plain, other])
+    assert new_rows([traced, other], read_history(tmp_path)) == [traced]
+    append_history(tmp_path, [traced])
+    assert read_history(tmp_path) == [traced, other]
+    assert new_rows([traced], read_history(tmp_path)) == []
+    assert with_known_terms([plain, other], read_history(tmp_path)) == [traced, other]
+
+
+def test_a_line_from_before_terms_were_traced_is_still_a_row(make_row, tmp_path) -> None:
+    old = {n: v for n, v in asdict(make_row()).items() if n not in ("schema_version", "terms", "blame")}
+    (tmp_path / HISTORY_FILE).write_text(json.dumps(old) + "\n")
+    assert read_history(tmp_path) == [make_row()]
+
+
+def test_a_line_of_a_newer_edgeprof_is_told_as_such(make_row, tmp_path) -> None:
+    append_history(tmp_path, [make_row(schema_version=3)])
+    with pytest.raises(UsageError, match=rf"{HISTORY_FILE}:1: schema_version 3 is of a newer edgeprof"):
+        read_history(tmp_path)
 
 
 def test_the_error_is_a_ratios_logarithm(make_row) -> None:
