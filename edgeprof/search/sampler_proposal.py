@@ -1,0 +1,145 @@
+"""Which layout to propose for a worth: the best one within the limits that the exact check lets pass."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgeprof.core.errors import EdgeprofError, ExitCode
+from edgeprof.search.additive import Additive
+from edgeprof.search.linear import Layout, LinearLimit, Parameters
+from edgeprof.search.solver import grounded, solve
+
+Check = Callable[[Layout], bool | Sequence[float]]
+"""An exact check of a layout: whether it may be tried. Or by how much it exceeds the first limits, in their order and units:
+it may be tried where nothing is above 0."""
+
+MOST_TRIES = 30
+"""Proposals that the exact check may refuse before the search says that none passes."""
+
+RANDOM_TRIES = 2000
+"""Random layouts to look at for a start, before the solver is asked for one."""
+
+N_CANDIDATES = 16
+"""Random layouts within the limits of which the one farthest from all others is taken."""
+
+
+class NoFeasibleLayoutError(EdgeprofError):
+    """No layout keeps all limits, or the exact check refuses those that do (exit 1: the budgets cannot be met)."""
+
+    exit_code = ExitCode.REGRESSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the check said: whether a layout passes, and by how much it exceeds the first limits if that is known."""
+
+    passes: bool
+    excess: tuple[float, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Proposer:
+    """Proposes layouts of ``parameters`` within ``limits`` that pass ``check``."""
+
+    parameters: Parameters
+    limits: Sequence[LinearLimit] = ()
+    check: Check | None = None
+
+    def with_fixed(self, fixed: Mapping[str, str]) -> "Proposer":
+        """This proposer with the choices of some parameters given."""
+        parameters = {name: (fixed[name],) if name in fixed else own for name, own in self.parameters.items()}
+        return replace(self, parameters=parameters)
+
+    def best(self, objective: Additive, taken: Sequence[Layout]) -> dict[str, str] | None:
+        """The layout that is worth most and not taken; None where all that may be tried are taken.
+
+        A proposal that the check refuses is cut off, and the limits are drawn in by how much more than its linear value it has
+        taken, as that of the next best is likely to be too small as well. Where nothing is left within limits drawn in, they
+        are let out again.
+
+        Raises:
+            NoFeasibleLayoutError: the check refused ``MOST_TRIES`` layouts.
+        """
+        refused: list[Layout] = []
+        limits, may_draw_in = list(self.limits), True
+        while len(refused) < MOST_TRIES:
+            solution = solve(objective, self.parameters, limits, [*taken, *refused])
+            if solution is None and limits == list(self.limits):
+                return None
+            if solution is None:
+                limits, may_draw_in = list(self.limits), False
+                continue
+            verdict = self._verdict(solution.layout)
+            if verdict.passes:
+                return solution.layout
+            refused.append(solution.layout)
+            limits = self._drawn_in(limits, solution.layout, verdict.excess) if may_draw_in else limits
+        names = ", ".join(limit.name for limit in self.limits)
+        raise NoFeasibleLayoutError(
+            f"search: {MOST_TRIES} layouts within the linear limits ({names}) were refused by the exact check; relax a budget"
+        )
+
+    def spread(self, rng: np.random.Generator, taken: Sequence[Layout]) -> dict[str, str] | None:
+        """A random layout far from those taken; None where all that may be tried are taken.
+
+        Raises:
+            NoFeasibleLayoutError: the check refused all of them.
+        """
+        known = {self._key(layout) for layout in taken}
+        candidates = {self._key(layout): layout for layout in self._random_layouts(rng)}
+        for layout in sorted(
+            (layout for key, layout in candidates.items() if key not in known),
+            key=lambda layout: -_distance(layout, taken),
+        ):
+            if self._verdict(layout).passes:
+                return layout
+        at_random = {n: {c: float(rng.standard_normal()) for c in own} for n, own in self.parameters.items()}
+        return self.best(Additive(choices=at_random), taken)
+
+    def allows(self, layout: Layout) -> bool:
+        """Whether a layout has the given choices, keeps the limits and passes the check."""
+        if any(layout[name] not in own for name, own in self.parameters.items()):
+            return False
+        within = all(limit.keeps(layout) for limit in self._grounded())
+        return within and self._verdict(layout).passes
+
+    def _random_layouts(self, rng: np.random.Generator) -> Iterable[dict[str, str]]:
+        """Up to ``N_CANDIDATES`` layouts within the limits."""
+        limits = self._grounded()
+        found = 0
+        for _ in range(RANDOM_TRIES):
+            layout = {name: own[int(rng.integers(len(own)))] for name, own in self.parameters.items()}
+            if all(limit.keeps(layout) for limit in limits):
+                yield layout
+                found += 1
+                if found == N_CANDIDATES:
+                    return
+
+    def _grounded(self) -> list[LinearLimit]:
+        return [grounded(limit, self.parameters) for limit in self.limits]
+
+    def _verdict(self, layout: Layout) -> Verdict:
+        if self.check is None:
+            return Verdict(passes=True)
+        said = self.check(layout)
+        if isinstance(said, bool):
+            return Verdict(passes=said)
+        return Verdict(passes=all(by <= 0 for by in said), excess=tuple(said))
+
+    def _drawn_in(self, limits: Sequence[LinearLimit], layout: Layout, excess: Sequence[float]) -> list[LinearLimit]:
+        """The limits less what they underrate this layout by, where it exceeds one and by how much is said and finite."""
+        by = [*excess, *[0.0] * len(limits)][: len(limits)]
+        return [
+            replace(limit, limit=min(limit.limit, given.value(layout) - over)) if 0 < over < math.inf else limit
+            for limit, given, over in zip(limits, self._grounded(), by, strict=True)
+        ]
+
+    def _key(self, layout: Layout) -> tuple[tuple[str, str], ...]:
+        return tuple((name, layout[name]) for name in self.parameters)
+
+
+def _distance(layout: Layout, others: Sequence[Layout]) -> int:
+    """The least number of choices in which a layout differs from another one."""
+    return min((sum(layout[n] != other.get(n) for n in layout) for other in others), default=len(layout))

@@ -1,0 +1,201 @@
+"""What trials say of all layouts: Bayesian linear regression on a layout's features, its variances chosen by their evidence.
+
+A value is an intercept, plus the features times their coefficients, plus what this very layout has that no feature tells (its
+deviation), plus the noise of the one evaluation. All are Gaussian. Each group of features, the deviations and the noise have a
+variance of their own, which maximises the marginal likelihood times a wide prior: with no or few trials the prior decides.
+Source: C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, sections 2.1 and 5.4.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from edgeprof.search.additive import Additive
+from edgeprof.search.linear import Layout
+from edgeprof.search.surrogate_features import Features
+
+INTERCEPT_VARIANCE = 4.0
+"""Of standardised values: the mean of all layouts may lie two deviations from that of the tried ones."""
+
+REST_VARIANCE = 0.05
+"""Where the prior of the deviations' variance, and of the noise's, is centred: features explain most of what differs."""
+
+LOG_SPREAD = 1.5
+"""Standard deviation of the prior of each variance's logarithm: a factor of 4.5 either way."""
+
+LEAST_NOISE = 1e-6
+"""Variance of the best-known value, standardised: keeps the equations solvable where a trial claims to be exact."""
+
+MOST_ITERATIONS = 25
+"""Steps of the optimiser; variances matter to a factor, not to a digit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """What is believed after some trials. ``fit`` makes one.
+
+    ``variances`` are those of the groups of features, of the deviations and of the noise; values are standardised by ``shift``
+    and ``scale`` inside and only there. ``_solved`` is the inverse covariance times the standardised values.
+    """
+
+    features: Features
+    variances: np.ndarray
+    shift: float
+    scale: float
+    _x: np.ndarray
+    _keys: tuple[tuple[str, ...], ...]
+    _prior: np.ndarray
+    _factor: tuple[np.ndarray, bool]
+    _values: np.ndarray
+    _noise: np.ndarray
+    _solved: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        features: Features,
+        layouts: Sequence[Layout],
+        values: Sequence[float],
+        ses: Sequence[float | None] | None = None,
+    ) -> "Posterior":
+        """The posterior after these values of these layouts; a layout may come several times.
+
+        A value with a standard error in ``ses`` is as noisy as it says; the others share a noise that is estimated. Where no
+        layout comes twice and no value has a standard error, noise and deviations cannot be told apart and share evenly.
+        """
+        raw = np.array(values, dtype=float)
+        shift = float(raw.mean()) if len(raw) else 0.0
+        scale = float(raw.std()) if len(raw) > 1 else 0.0
+        scale = scale if scale > 1e-12 * max(1.0, abs(shift)) else 1.0
+        errors = np.array([math.nan if se is None else se for se in (ses or [None] * len(raw))]) / scale
+        x = features.matrix(layouts).reshape(len(raw), features.n_columns)
+        keys = tuple(_key(features, layout) for layout in layouts)
+        model = _Model(features, x, keys, errors)
+        y = (raw - shift) / scale
+        variances = model.best_variances(y)
+        noise = model.noise(variances)
+        factor = cho_factor(model.covariance(variances), lower=True) if len(y) else (np.empty((0, 0)), True)
+        return cls(
+            features=features,
+            variances=variances,
+            shift=shift,
+            scale=scale,
+            _x=x,
+            _keys=keys,
+            _prior=model.prior(variances),
+            _factor=factor,
+            _values=y,
+            _noise=noise,
+            _solved=_solve(factor, y),
+        )
+
+    def mean(self, layout: Layout) -> float:
+        """The expected value of a layout, one that was tried or another."""
+        _, shared = self._with_trials(layout)
+        return self.shift + self.scale * float(shared @ self._solved)
+
+    def sd(self, layout: Layout) -> float:
+        """The standard deviation of what is believed of a layout's value; an evaluation adds its noise to it."""
+        own, shared = self._with_trials(layout)
+        return self.scale * math.sqrt(max(own - float(shared @ _solve(self._factor, shared)), 0.0))
+
+    def draw(self, rng: np.random.Generator) -> Additive:
+        """Coefficients drawn from the posterior, as the worth of layouts; deviations are left out.
+
+        A draw from the prior, corrected by what it gets wrong about the trials.
+        Source: J. T. Wilson et al., "Pathwise Conditioning of Gaussian Processes", JMLR 22(105), 2021.
+        """
+        prior = rng.standard_normal(len(self._prior)) * np.sqrt(self._prior)
+        distinct = {key: float(rng.standard_normal()) for key in dict.fromkeys(self._keys)}
+        deviations = math.sqrt(self.variances[-2]) * np.array([distinct[key] for key in self._keys])
+        noise = rng.standard_normal(len(self._values)) * np.sqrt(self._noise)
+        wrong = self._values - (_with_one(self._x) @ prior + deviations + noise)
+        return self._additive(prior + self._prior * (_with_one(self._x).T @ _solve(self._factor, wrong)))
+
+    def expected(self) -> Additive:
+        """The expected coefficients, as the worth of layouts; deviations are left out."""
+        return self._additive(self._prior * (_with_one(self._x).T @ self._solved))
+
+    def _additive(self, coefficients: np.ndarray) -> Additive:
+        scaled = self.scale * coefficients
+        return self.features.additive(scaled[1:], self.shift + float(scaled[0]))
+
+    def _with_trials(self, layout: Layout) -> tuple[float, np.ndarray]:
+        """The prior variance of a layout's value, and its covariance with each trial's."""
+        x = _with_one(self.features.matrix([layout]))[0]
+        same = np.array([key == _key(self.features, layout) for key in self._keys], dtype=float)
+        shared = _with_one(self._x) @ (self._prior * x) + self.variances[-2] * same
+        return float(x @ (self._prior * x)) + float(self.variances[-2]), shared
+
+
+class _Model:
+    """The covariance of trials' values under given variances, and the evidence for them."""
+
+    def __init__(self, features: Features, x: np.ndarray, keys: Sequence[tuple[str, ...]], errors: np.ndarray) -> None:
+        self.features = features
+        self.n = len(x)
+        self.is_unknown = np.isnan(errors)
+        self.known_noise = np.where(self.is_unknown, 0.0, np.maximum(np.nan_to_num(errors) ** 2, LEAST_NOISE))
+        numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        codes = np.array([numbers[key] for key in keys], dtype=int)
+        parts = [x[:, g.first : g.end] for g in features.groups]
+        self.parts = [part @ part.T for part in parts] + [
+            (codes[:, None] == codes).astype(float),
+            np.diag(self.is_unknown.astype(float)),
+        ]
+        self.fixed = INTERCEPT_VARIANCE + np.diag(self.known_noise)
+        expected = [(1 - 2 * REST_VARIANCE) / len(features.groups)] * len(features.groups)
+        self.log_centre = np.log([*expected, REST_VARIANCE, REST_VARIANCE])
+
+    def covariance(self, variances: np.ndarray) -> np.ndarray:
+        """The covariance of the values, (n, n)."""
+        return np.asarray(self.fixed + sum(v * part for v, part in zip(variances, self.parts, strict=True)))
+
+    def noise(self, variances: np.ndarray) -> np.ndarray:
+        """The variance of each value's noise."""
+        return np.asarray(self.known_noise + variances[-1] * self.is_unknown)
+
+    def prior(self, variances: np.ndarray) -> np.ndarray:
+        """The prior variance of the intercept and of each feature's coefficient."""
+        sizes = [group.end - group.first for group in self.features.groups]
+        return np.concatenate([[INTERCEPT_VARIANCE], np.repeat(variances[: len(sizes)], sizes)])
+
+    def best_variances(self, y: np.ndarray) -> np.ndarray:
+        """The variances with the highest evidence times prior."""
+        if self.n < 2:
+            return np.asarray(np.exp(self.log_centre))
+        bounds = [(c - 6 * LOG_SPREAD, c + 6 * LOG_SPREAD) for c in self.log_centre]
+        bounds[-1] = (math.log(LEAST_NOISE), bounds[-1][1])
+        found = minimize(
+            self._loss, self.log_centre, (y,), jac=True, bounds=bounds, options={"maxiter": MOST_ITERATIONS}
+        )
+        return np.asarray(np.exp(found.x))
+
+    def _loss(self, log_variances: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+        """The negative logarithm of evidence times prior, and its gradient."""
+        variances = np.exp(log_variances)
+        factor = cho_factor(self.covariance(variances), lower=True)
+        solved = cho_solve(factor, y)
+        inverse = cho_solve(factor, np.eye(self.n))
+        off = (log_variances - self.log_centre) / LOG_SPREAD
+        loss = 0.5 * float(y @ solved) + float(np.log(np.diag(factor[0])).sum()) + 0.5 * float(off @ off)
+        slope = inverse - np.outer(solved, solved)
+        gradient = [0.5 * v * float(np.vdot(slope, part)) for v, part in zip(variances, self.parts, strict=True)]
+        return loss, np.array(gradient) + off / LOG_SPREAD
+
+
+def _key(features: Features, layout: Layout) -> tuple[str, ...]:
+    return tuple(layout[name] for name in features.parameters)
+
+
+def _with_one(x: np.ndarray) -> np.ndarray:
+    """The features after a column of ones."""
+    return np.concatenate([np.ones((len(x), 1)), x], axis=1)
+
+
+def _solve(factor: tuple[np.ndarray, bool], y: np.ndarray) -> np.ndarray:
+    return np.asarray(cho_solve(factor, y)) if len(y) else np.zeros(0)

@@ -1,0 +1,1 @@
+"""Training of a configuration: data, loop, checkpoints, evaluation."""
