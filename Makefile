@@ -9,7 +9,7 @@ bench: $(VENV)/.installed
 	$(BIN)/edgeprof bench
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -75,6 +75,8 @@ def open_storage(url: str | None, folder: Path) -> "BaseStorage":
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what fails is told by whoever catches it
     path = folder / JOURNAL if url is None else Path(url)
+    if url is not None and path.is_dir():
+        raise UsageError(f"--storage: {url} is a folder; give a file's name")
     with storage_errors(url or str(path)):
         if url is not None and "://" in url:
             return optuna.storages.get_storage(url)
@@ -119,8 +121,9 @@ def lost_storage() -> Iterator[None]:
     try:
         yield
     except StorageInternalError as error:
-        cause = _first_line(error.__cause__ or error)
-        told = _first_line(error) if cause in str(error) else f"{_first_line(error)} {cause}"
+        told = _first_line(error)
+        if error.__cause__ is not None and not isinstance(error.__cause__, OSError | ValueError):
+            told += f" {_first_line(error.__cause__)}"
         raise UsageError(f"--storage: {told}; what it holds is kept, and the same command goes on") from error
 
 

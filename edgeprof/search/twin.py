@@ -2,8 +2,8 @@
 
 A twin trains in seconds and is compared with the twins of other layouts of the same space only. What it keeps: the mixer and the
 feed-forward of every slot, kernels, QK-norms, sandwich norms, which of two windows or feed-forwards is wider and by how much.
-What it cannot tell apart: windows that round to the same number of tokens, groups of three or more query heads to a KV head,
-head dimensions, and whatever is the same in all layouts (width, vocabulary, tying, embedding scale).
+What it cannot tell apart: windows that round to the same number of tokens, how many query heads share a KV head once they share
+one, head dimensions, and whatever is the same in all layouts (width, vocabulary, tying, embedding scale).
 """
 
 import math
@@ -12,20 +12,24 @@ from dataclasses import dataclass
 
 from edgeprof.models.block import BlockSpec, describe_part, part_of
 from edgeprof.models.config import ArchConfig, make_layer
-from edgeprof.operators.base import Dims, OperatorSpec
+from edgeprof.operators.base import OperatorSpec
 
 WINDOW_SHARE = 8
 """A space's usual window becomes this fraction of a twin's sequence: window 512 at a context of 4096.
 
-Source: measured, docs/search.md: with windows of a quarter of the sequence or more, twins could not tell sliding-window from
-full attention.
+Source: docs/search.md: with a quarter of a sequence of 64 tokens, an earlier proxy could not tell sliding-window from full
+attention.
 """
 
 FFN_RATIO = 2
 """A space's usual feed-forward becomes this many times a twin's width."""
 
-MANY_QUERIES = 4
-"""Query heads of a twin's KV head that stand for three or more."""
+N_HEADS = 2
+"""Query heads of a twin, on one KV head wherever the original shares KV heads at all.
+
+Source: measured, docs/search.md: with 4 query heads of 16, one KV head and two learnt recall alike; and telling the two apart by
+narrower heads lets the twin learn far less, which is the head dimension's effect and not that of sharing.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +97,11 @@ def _small_mixer(mixer: OperatorSpec, size: TwinSize, reference: TwinReference) 
     """The mixer at the twin's width; its own dimensions (kernel, QK-norm, theta) stay, heads and window shrink."""
     dims = describe_part(mixer)
     if "n_heads" in dims:
-        dims |= _small_heads(int(dims["n_heads"]) // int(dims["n_kv_heads"]), size.d_model)
+        n_kv_heads = 1 if dims["n_kv_heads"] != dims["n_heads"] else N_HEADS
+        dims |= {"n_heads": N_HEADS, "n_kv_heads": n_kv_heads, "head_dim": size.d_model // N_HEADS}
     if "window" in dims:
         dims["window"] = _small_window(int(dims["window"]), size.tokens, reference.context)
     return part_of(size.d_model, dims)
-
-
-def _small_heads(queries: int, d_model: int) -> Dims:
-    """Heads for ``queries`` query heads to a KV head: 2 KV heads for one each, else one KV head and 2 or 4 query heads.
-
-    Keys and values of a token get narrower in the same steps as in the original.
-    """
-    n_heads = 2 if queries <= 2 else MANY_QUERIES
-    return {"n_heads": n_heads, "n_kv_heads": 2 if queries == 1 else 1, "head_dim": d_model // n_heads}
 
 
 def _small_window(window: int, tokens: int, context: int) -> int:

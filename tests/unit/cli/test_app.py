@@ -76,8 +76,9 @@ def test_the_help_of_a_command_imports_no_library_that_computes(name: str) -> No
 def test_help_lists_every_command_with_its_line() -> None:
     done = program("--help")
     assert done.returncode == 0
+    told = " ".join(done.stdout.split())
     for name, (_, summary) in app.COMMANDS.items():
-        assert f"{name:<8}  {summary}" in done.stdout
+        assert f" {name} {summary}" in told
 
 
 def test_no_arguments_show_the_help_and_version_its_number() -> None:
@@ -228,7 +229,7 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("edgeprof d", ["devices", "doctor"]),
+        ("edgeprof d", ["distill prepare", "data prepare", "data stats", "devices", "doctor"]),
         ("edgeprof ops sw", ["swa", "swiglu"]),
         ("edgeprof bench --op short_conv,gq", ["short_conv,gqa"]),
         ("edgeprof bench --op mo", []),  # a model is no operator to choose dimensions for

@@ -1,0 +1,217 @@
+"""``edgeprof search report``: what a stored study found, as tables, a drawing of its best layout, and a plot."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeprof.cli.options import JsonOption, VerboseOption, expanded
+from edgeprof.cli.search_options import Where, make_where
+from edgeprof.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from edgeprof.models.config import ArchConfig
+    from edgeprof.predict.types import Target
+    from edgeprof.search.budgets import Budget
+    from edgeprof.search.costs import Costs
+    from edgeprof.search.report import Report, Tried
+    from edgeprof.search.study import Setup
+    from edgeprof.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@expanded("where", make_where)
+def report(
+    where: Where,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="WINNER.toml",
+            help="The winner that the search wrote, to show with its measured figures.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="NAME", help="The budget whose front to show, as in tpot@4096. Default: all."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Draw the front: a .svg, .png or .html; replaced if it is there."),
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what a study found: its front, its best layout, what decides quality, and the baselines beside it.
+
+    Read from what the trials store; the devices need not be at hand. Quality is told twice: as the single score that a layout
+    got, and as expected after all trials, which luck moves less. --out draws the front of --budget, or of the first budget
+    that is measured.
+    """
+    from edgeprof.cli.files import write_whole
+    from edgeprof.cli.output import print_json, start_logging
+    from edgeprof.cli.plot import drawn
+    from edgeprof.cli.render_search_report import print_report, report_json
+    from edgeprof.cli.search_figures import front_figure
+
+    if verbose:
+        start_logging(verbose)
+    file_format = None if out is None else _checked_format(out)
+    told = read(where, config)
+    shown = _chosen(told.report.budgets, budget)
+    if out is not None and file_format is not None:
+        drawn_budget = next((b for b in shown if not b.is_static), shown[0])
+        figure = front_figure(told.report, drawn_budget, None if told.winner is None else told.winner.tried)
+        write_whole(out, drawn(figure, file_format), field="--out")
+        typer.echo(f"{out}: {figure.title}", err=True)
+    print_json(report_json(told)) if as_json else print_report(told, shown)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """The winner that a search wrote: its layout in the study, and what the file says of it.
+
+    ``quality`` is of the longer training, so it is not comparable with trials' scores. ``measured`` has figures by budget.
+    """
+
+    path: Path
+    tried: "Tried"
+    quality: float | None
+    quality_se: float | None
+    measured: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """All that is shown of a study. ``devices`` are the ids of the devices whose records are at hand, by the budgets' names."""
+
+    setup: "Setup"
+    costs: "Costs"
+    devices: dict[str, str]
+    report: "Report"
+    winner: Winner | None
+
+
+def read(where: Where, config: Path | None) -> Told:
+    """The stored study, and its winner if a file is given.
+
+    Raises:
+        UsageError: there is no such study, or the file is not a winner of it.
+    """
+    from edgeprof.cli.search_session import STUDIES
+    from edgeprof.search.report import build_report
+    from edgeprof.search.study import load_study, open_storage, setup_of
+    from edgeprof.store import Store, results_root
+
+    store = Store(results_root(where.results))
+    study = load_study(open_storage(where.storage, store.root / STUDIES), where.study)
+    setup = setup_of(study)
+    budgets, costs, devices = _costs(setup, store)
+    report = build_report(study, costs, budgets)
+    winner = None if config is None else read_winner(config, study, report)
+    return Told(setup=setup, costs=costs, devices=devices, report=report, winner=winner)
+
+
+def _costs(setup: "Setup", store: "Store") -> "tuple[tuple[Budget, ...], Costs, dict[str, str]]":
+    """All budgets; costs under those whose device is known here; and these devices' ids.
+
+    Raises:
+        UsageError: the study's space or a budget of it cannot be read.
+    """
+    from edgeprof.cli.targets import find_place, knowledge_of, make_target
+    from edgeprof.search.budgets import check_budgets, load_budget
+    from edgeprof.search.costs import Costs
+    from edgeprof.search.space import parse_space
+
+    budgets = check_budgets(map(load_budget, setup.budgets))
+    places = {}
+    for name in dict.fromkeys(b.device for b in budgets if not b.is_static):
+        try:
+            places[name] = find_place(name, store)
+        except UsageError as error:
+            logger.warning("%s; its figures of baselines without a trial are unknown", error)
+
+    def target_of(budget: "Budget", config: "ArchConfig") -> "Target":
+        assert budget.runtime is not None
+        assert budget.dtype is not None
+        return make_target(config, budget.runtime, budget.dtype, budget.n_threads or 1)
+
+    costs = Costs(
+        space=parse_space(setup.space, setup.space_name),
+        budgets=[b for b in budgets if b.is_static or b.device in places],
+        knowledge={name: knowledge_of(place, store) for name, place in places.items()},
+        make_target=target_of,
+    )
+    return budgets, costs, {name: place.device_id for name, place in places.items()}
+
+
+def read_winner(path: Path, study: "Study", report: "Report") -> Winner:
+    """The winner of a study from its file.
+
+    Raises:
+        UsageError: the file cannot be read, or is not of this study.
+    """
+    from edgeprof.models.config import read_config
+    from edgeprof.models.schema import read_document
+
+    config = read_config(path)
+    provenance = read_document(path, "").get("provenance") or {}
+    if provenance.get("study") != study.study_name:
+        raise UsageError(
+            f"--config: {path}: is no winner of study {study.study_name}; give the file that its search wrote"
+        )
+    tried = report.find(report.space.layout_of(config))
+    if tried is None:
+        raise UsageError(f"--config: {path}: its layout has no trial in study {study.study_name}; was it edited?")
+    budgets = provenance.get("budgets")
+    rows = budgets if isinstance(budgets, dict) else {}
+    measured = {name: _number(row.get("measured")) for name, row in rows.items() if isinstance(row, dict)}
+    return Winner(
+        path=path,
+        tried=tried,
+        quality=_number(provenance.get("quality")),
+        quality_se=_number(provenance.get("quality_se")),
+        measured={name: value for name, value in measured.items() if value is not None},
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A number that somebody may have edited; anything else is none."""
+    import math
+
+    return value if type(value) in (int, float) and math.isfinite(value) else None
+
+
+def _chosen(budgets: "Sequence[Budget]", name: str | None) -> "list[Budget]":
+    """The budgets to show.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    from edgeprof.core.registry import did_you_mean
+
+    chosen = [b for b in budgets if name is None or b.name == name]
+    if not chosen:
+        raise UsageError(
+            f"--budget: {name!r:.80} is no budget of the study; {did_you_mean(f'{name:.80}', [b.name for b in budgets])}"
+        )
+    return chosen
+
+
+def _checked_format(out: Path) -> str:
+    """The format of the plot; before anything is read, that it can be written.
+
+    Raises:
+        UsageError: its name tells no format, or the place refuses.
+    """
+    from edgeprof.cli.files import check_target
+    from edgeprof.cli.plot import format_of
+
+    check_target(out, field="--out", force=True)
+    return format_of(out)

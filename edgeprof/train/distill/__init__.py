@@ -1,0 +1,1 @@
+"""Training on what a teacher model expects, beside the text itself."""
