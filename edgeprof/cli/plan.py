@@ -36,7 +36,7 @@ def plan(
     """
     from edgeprof.cli.output import print_json
     from edgeprof.cli.render_plan import print_plan
-    from edgeprof.cli.train import given_settings
+    from edgeprof.cli.train_options import given_settings
     from edgeprof.models.config import load_config
     from edgeprof.train.amounts import check_hours, parse_tokens
     from edgeprof.train.plan import plan_for, plan_json

@@ -28,7 +28,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class RunFile(BaseModel):
-    """The whole file. ``precision`` is what was chosen when the run began."""
+    """The whole file. ``precision`` is what was chosen when the run began, ``objective`` a teacher, if it has one."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -40,6 +40,7 @@ class RunFile(BaseModel):
     data_fingerprint: str
     settings: dict[str, Any]
     precision: Literal["fp32", "bf16"]
+    objective: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class Run:
     data_fingerprint: str
     settings: Settings
     precision: Precision
+    objective: Mapping[str, Any] | None = None
 
     def write(self) -> None:
         """Writes ``run.json``.
@@ -67,6 +69,7 @@ class Run:
             data_fingerprint=self.data_fingerprint,
             settings=settings_document(self.settings),
             precision="bf16" if self.precision == "bf16" else "fp32",
+            objective=None if self.objective is None else dict(self.objective),
         )
         with writing_to(self.folder):
             replace_file(self.folder / RUN_FILE, (file.model_dump_json(indent=2) + "\n").encode())
@@ -101,10 +104,17 @@ def read_run(folder: Path) -> Run | None:
         data_fingerprint=file.data_fingerprint,
         settings=settings,
         precision=file.precision,
+        objective=file.objective,
     )
 
 
-def check_same(run: Run, config: ArchConfig, given: Mapping[str, Any], data: Path | None) -> None:
+def check_same(
+    run: Run,
+    config: ArchConfig,
+    given: Mapping[str, Any],
+    data: Path | None,
+    objective: Mapping[str, Any] | None = None,
+) -> None:
     """Checks that what is asked for is what the folder's run does; settings that were not given are the run's own.
 
     Raises:
@@ -115,6 +125,8 @@ def check_same(run: Run, config: ArchConfig, given: Mapping[str, Any], data: Pat
         differing.append(f"config: was {run.config.name} ({run.config.pattern}), now {config.name} ({config.pattern})")
     if data is not None and data != run.data:
         differing.append(f"data: was {run.data}, now {data}")
+    if objective != run.objective:
+        differing.append(f"teacher: was {_teacher(run.objective)}, now {_teacher(objective)}")
     stored = settings_document(run.settings)
     for name, value in given.items():
         if name in stored and stored[name] != value:
@@ -123,6 +135,13 @@ def check_same(run: Run, config: ArchConfig, given: Mapping[str, Any], data: Pat
         raise UsageError(
             f"--out: {run.folder} holds another run ({'; '.join(differing)}); choose another folder, or ask for the same again"
         )
+
+
+def _teacher(objective: Mapping[str, Any] | None) -> str:
+    """A teacher in a few words."""
+    if objective is None:
+        return "none"
+    return ", ".join(f"{name} {value!s:.12}" for name, value in objective.items())
 
 
 @contextmanager

@@ -40,7 +40,7 @@ FindRoof = Callable[[torch.device, str], float | None]
 """FLOP/s that a device reaches at best in ``fp32`` or ``bf16``; None where it cannot be told."""
 
 
-def _cross_entropy(settings: Settings) -> Loss:
+def _cross_entropy(settings: Settings, data: DataSet) -> Loss:
     return CrossEntropy(settings.z_loss)
 
 
@@ -74,7 +74,8 @@ class DataChoice:
 class Order:
     """What to train, where. ``given`` are the settings that were asked for, checked; others are chosen, or the run's own.
 
-    ``make_loss`` and ``evaluate`` say what is minimised and what is measured on held-out documents.
+    ``make_loss`` and ``evaluate`` say what is minimised and what is measured on held-out documents; ``objective`` names what is
+    minimised if it is something else than the text's own cross-entropy, so that a run does not go on with another teacher.
     """
 
     config: ArchConfig
@@ -83,7 +84,8 @@ class Order:
     data: DataChoice = field(default_factory=DataChoice)
     device: str = "auto"
     threads: int | None = None
-    make_loss: Callable[[Settings], Loss] = _cross_entropy
+    make_loss: Callable[[Settings, DataSet], Loss] = _cross_entropy
+    objective: Mapping[str, Any] | None = None
     evaluate: Evaluate = held_out_loss
     find_roof: FindRoof | None = None
 
@@ -117,10 +119,11 @@ class _Session:
         """From the run folder to the trained model."""
         stored = read_run(self.order.out)
         if stored is not None:
-            check_same(stored, self.order.config, self.order.given, self.order.data.prepared())
+            order = self.order
+            check_same(stored, order.config, order.given, order.data.prepared(), order.objective)
         data = self._data(stored)
-        settings = make_settings(self.order.config, self.order.given) if stored is None else stored.settings
         data.check_fits(self.order.config)
+        settings = stored.settings if stored else self._settings(data)
         start = self._start()
         loop = self._loop(data, settings)
         run = stored or self._begin(loop, data)
@@ -162,6 +165,9 @@ class _Session:
             )
         return data
 
+    def _settings(self, data: DataSet) -> Settings:
+        return make_settings(self.order.config, self.order.given, data_tokens=data.index.train.tokens)
+
     def _start(self) -> Path | None:
         """The checkpoint to go on from, the same for all processes."""
         step = -1.0
@@ -175,7 +181,7 @@ class _Session:
         order, running, processes = self.order, self.running, self.processes
         network = make_network(
             order.config,
-            order.make_loss(settings),
+            order.make_loss(settings, data),
             seed=settings.seed,
             mask_documents=settings.mask_documents,
             checkpoint_activations=running.checkpoint_activations,
@@ -241,6 +247,7 @@ class _Session:
             data_fingerprint=data.index.fingerprint,
             settings=settings,
             precision=loop.stepper.precision,
+            objective=self.order.objective,
         )
         with self.processes.together():
             if self.processes.is_first:

@@ -14,6 +14,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 DEFAULT_SEQ_LEN = 256
 """Sequences of a run that asks for none, where the model's context is not shorter: a small model sees more of them."""
 
+DEFAULT_EPOCHS = 2
+"""How often data are seen at most where no budget is asked for: a first run on a small text is to be short."""
+
 MAX_BATCH = 4096
 """Sequences that a batch has at most by default."""
 
@@ -83,10 +86,11 @@ def setting_names() -> tuple[str, ...]:
     return tuple(f.name for kind in (Settings, Running) for f in fields(kind))
 
 
-def make_settings(config: ArchConfig, given: Mapping[str, Any]) -> Settings:
-    """The settings for a model: those given, and for the others what suits its size and the budget."""
+def make_settings(config: ArchConfig, given: Mapping[str, Any], *, data_tokens: int | None = None) -> Settings:
+    """The settings for a model: those given, and for the others what suits its size, the budget, and the data if known."""
     chosen = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
-    chosen.setdefault("tokens", optimal_tokens(parameters(config)))
+    optimal = optimal_tokens(parameters(config))
+    chosen.setdefault("tokens", optimal if data_tokens is None else min(optimal, DEFAULT_EPOCHS * data_tokens))
     chosen.setdefault("seq_len", min(DEFAULT_SEQ_LEN, config.max_context))
     compute = chosen["tokens"] * training_flops(config, chosen["seq_len"])
     chosen.setdefault("batch", _power_of_two(batch_tokens(compute) / chosen["seq_len"]))

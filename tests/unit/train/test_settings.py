@@ -13,6 +13,12 @@ def test_the_budget_is_twenty_tokens_a_parameter_unless_told(config) -> None:
     assert make_settings(config, {"tokens": 999}).tokens == 999
 
 
+def test_small_data_are_seen_twice_unless_told(config) -> None:
+    assert make_settings(config, {}, data_tokens=500).tokens == 1000
+    assert make_settings(config, {"tokens": 9999}, data_tokens=500).tokens == 9999
+    assert make_settings(config, {}, data_tokens=10**9).tokens == make_settings(config, {}).tokens
+
+
 def test_the_sequence_is_no_longer_than_the_models_context(config) -> None:
     assert make_settings(config, {}).seq_len == config.max_context == 64
     assert make_settings(load_config("tiny-hybrid"), {}).seq_len == 256

@@ -228,7 +228,7 @@ def test_a_student_is_trained_with_a_teacher(order, opened, heard, run, losses, 
     prepare(order(), heard)
     choice = DistillChoice(teacher=order().out if stored else teacher_folder, share=1.0, k=8)
     out = tmp_path / "run"
-    summary = run(out, order={"make_loss": lambda settings: make_distillation(choice, settings, opened)})
+    summary = run(out, order={"make_loss": lambda s, d: make_distillation(choice, s, d)})
     plain = run(tmp_path / "plain")
     assert summary.finished
     assert losses(out)[0] == pytest.approx(losses(tmp_path / "plain")[0], rel=1e-5)  # cross-entropy is what is reported
@@ -258,7 +258,7 @@ def test_training_on_the_teacher_alone_brings_the_student_nearer_to_it(
         logits = model(batch.ids, Packed(documents=batch.documents), 0).flatten(0, 1)
         return top_k_divergence(logits, teacher.top_k(batch)).mean().item()
 
-    make = {"make_loss": lambda s: make_distillation(DistillChoice(teacher=order().out, share=1.0), s, opened)}
+    make = {"make_loss": lambda s, d: make_distillation(DistillChoice(teacher=order().out, share=1.0), s, d)}
     run(tmp_path / "taught", order=make, tokens=3840)
     run(tmp_path / "plain", tokens=3840)
     assert distance(tmp_path / "taught") < distance(tmp_path / "plain")
