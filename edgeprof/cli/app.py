@@ -97,7 +97,8 @@ class LazyGroup(TyperGroup):
         """Completes commands from the table, and options as usual."""
         from typer.core import CompletionItem  # type: ignore[attr-defined]  # Typer gives it no public home
 
-        names = [CompletionItem(n, help=h) for n, (_, h) in COMMANDS.items() if n.startswith(incomplete)]
+        words = {name.split()[0]: summary for name, (_, summary) in reversed(COMMANDS.items())}
+        names = [CompletionItem(n, help=h) for n, h in reversed(words.items()) if n.startswith(incomplete)]
         return names + super(TyperGroup, self).shell_complete(ctx, incomplete)
 
 

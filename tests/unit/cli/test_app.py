@@ -229,7 +229,7 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("edgeprof d", ["distill prepare", "data prepare", "data stats", "devices", "doctor"]),
+        ("edgeprof d", ["distill", "data", "devices", "doctor"]),
         ("edgeprof ops sw", ["swa", "swiglu"]),
         ("edgeprof bench --op short_conv,gq", ["short_conv,gqa"]),
         ("edgeprof bench --op mo", []),  # a model is no operator to choose dimensions for
