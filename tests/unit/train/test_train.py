@@ -210,7 +210,10 @@ def test_another_loss_and_another_evaluation_take_their_place(run, tmp_path) -> 
 
     summary = run(
         tmp_path / "a",
-        order={"make_loss": lambda s, d: Doubled(), "evaluate": lambda *_: HeldOut(loss=1.5, bits_per_byte=0.5, tokens=1)},
+        order={
+            "make_loss": lambda s, d: Doubled(),
+            "evaluate": lambda *_: HeldOut(loss=1.5, bits_per_byte=0.5, tokens=1),
+        },
     )
     assert (summary.held_out_loss, summary.bits_per_byte) == (1.5, 0.5)
 
