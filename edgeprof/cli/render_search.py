@@ -204,7 +204,7 @@ def finalist_table(session: "Session", outcome: "Outcome") -> "Table":
 
     names = [budget.name.replace(" ", "_") for budget in session.problem.costs.budgets]
     columns = " ".join(["quality", *names])
-    table = make_table("finalists, scored by the longer training", f"layout {columns} verdict", columns)
+    table = make_table("finalists, scored in the final stage", f"layout {columns} verdict", columns)
     for finalist in outcome.finalists:
         cells = [_decisive(kept) for kept in finalist.budgets]
         quality = quality_text(finalist.score.value, finalist.score.se)

@@ -15,8 +15,6 @@ from edgeprof.core.errors import UsageError
 if TYPE_CHECKING:
     from optuna import Study
 
-    from edgeprof.models.config import ArchConfig
-    from edgeprof.predict.types import Target
     from edgeprof.search.budgets import Budget
     from edgeprof.search.costs import Costs
     from edgeprof.search.report import Report, Tried
@@ -124,30 +122,19 @@ def _costs(setup: "Setup", store: "Store") -> "tuple[tuple[Budget, ...], Costs, 
     Raises:
         UsageError: the study's space or a budget of it cannot be read.
     """
-    from edgeprof.cli.targets import find_place, knowledge_of, make_target
+    from edgeprof.cli.search_session import costs_of, place_of
     from edgeprof.search.budgets import check_budgets, load_budget
-    from edgeprof.search.costs import Costs
-    from edgeprof.search.space import parse_space
 
     budgets = check_budgets(map(load_budget, setup.budgets))
     places = {}
     for name in dict.fromkeys(b.device for b in budgets if not b.is_static):
         try:
-            places[name] = find_place(name, store)
+            places[name] = place_of(name, setup.devices.get(name), store)
         except UsageError as error:
             logger.warning("%s; its figures of baselines without a trial are unknown", error)
 
-    def target_of(budget: "Budget", config: "ArchConfig") -> "Target":
-        assert budget.runtime is not None
-        assert budget.dtype is not None
-        return make_target(config, budget.runtime, budget.dtype, budget.n_threads or 1)
-
-    costs = Costs(
-        space=parse_space(setup.space, setup.space_name),
-        budgets=[b for b in budgets if b.is_static or b.device in places],
-        knowledge={name: knowledge_of(place, store) for name, place in places.items()},
-        make_target=target_of,
-    )
+    known = [b for b in budgets if b.is_static or b.device in places]
+    costs = costs_of(setup, known, places, store)
     return budgets, costs, {name: place.device_id for name, place in places.items()}
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgeprof.predict.predict import Knowledge
     from edgeprof.predict.types import ModelCall, Target, VerifyRow
     from edgeprof.search.budgets import Budget
+    from edgeprof.search.costs import Costs
     from edgeprof.search.feasibility import Relaxation
     from edgeprof.search.finalists import Finalist, VerifyModel
     from edgeprof.search.linear import Layout
@@ -287,11 +288,8 @@ def _problem(setup: Setup, store: "Store") -> "tuple[Problem, dict[str, Place]]"
     Raises:
         UsageError: a field of the setup is wrong, or a device unknown.
     """
-    from edgeprof.cli.targets import make_target
     from edgeprof.search.budgets import check_budgets, load_budget
-    from edgeprof.search.costs import Costs
     from edgeprof.search.objective import load_objective
-    from edgeprof.search.space import parse_space
     from edgeprof.search.trials import Problem
     from edgeprof.search.twin import reference_of
 
@@ -299,26 +297,38 @@ def _problem(setup: Setup, store: "Store") -> "tuple[Problem, dict[str, Place]]"
     for name in setup.also:
         if name not in {b.name for b in budgets}:
             raise UsageError(f"--also: {name!r:.80} is no budget; there are {', '.join(b.name for b in budgets)}")
-    places = {b.device: _place(b.device, setup.devices.get(b.device), store) for b in budgets if not b.is_static}
+    places = {b.device: place_of(b.device, setup.devices.get(b.device), store) for b in budgets if not b.is_static}
+
+    costs = costs_of(setup, budgets, places, store)
+    objective = load_objective(setup.objective, reference=reference_of(costs.space.blocks()))
+    stage = objective.stage(setup.stage)
+    return Problem(costs=costs, objective=objective, stage=stage, seed=setup.seed, also=setup.also), places
+
+
+def costs_of(setup: Setup, budgets: "Sequence[Budget]", places: "Mapping[str, Place]", store: "Store") -> "Costs":
+    """What layouts of a study's space cost against these budgets, from what is stored of the places.
+
+    Raises:
+        UsageError: the study's space cannot be read.
+    """
+    from edgeprof.cli.targets import make_target
+    from edgeprof.search.costs import Costs
+    from edgeprof.search.space import parse_space
 
     def target_of(budget: "Budget", config: "ArchConfig") -> "Target":
         assert budget.runtime is not None
         assert budget.dtype is not None
         return make_target(config, budget.runtime, budget.dtype, budget.n_threads or 1)
 
-    space = parse_space(setup.space, setup.space_name)
-    costs = Costs(
-        space=space,
+    return Costs(
+        space=parse_space(setup.space, setup.space_name),
         budgets=budgets,
         knowledge=_knowledge(places, store),
         make_target=target_of,
     )
-    objective = load_objective(setup.objective, reference=reference_of(space.blocks()))
-    stage = objective.stage(setup.stage)
-    return Problem(costs=costs, objective=objective, stage=stage, seed=setup.seed, also=setup.also), places
 
 
-def _place(name: str, device_id: str | None, store: "Store") -> "Place":
+def place_of(name: str, device_id: str | None, store: "Store") -> "Place":
     """The device that a budget calls so; of a stored study the one that it was begun with, at hand or not.
 
     Raises:

@@ -8,7 +8,7 @@ import typer
 
 from edgeprof.cli.model_options import ConfigArgument
 from edgeprof.cli.options import JsonOption, VerboseOption, expanded
-from edgeprof.cli.train_options import MACHINE, make_data, make_given, make_teacher
+from edgeprof.cli.train_options import MACHINE, make_data, make_given, make_running, make_teacher
 
 if TYPE_CHECKING:
     from edgeprof.train.distill.choice import DistillChoice
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 @expanded("data", make_data)
 @expanded("given", make_given)
+@expanded("running", make_running)
 @expanded("teacher", make_teacher)
 def train(
     data: "DataChoice",
     given: dict[str, Any],
+    running: dict[str, Any],
     teacher: "DistillChoice | None",
     config: ConfigArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.", show_default=False)],
@@ -58,7 +60,7 @@ def train(
     order = Order(
         config=load_config(config),
         out=out,
-        given=given,
+        given=given | running,
         data=replace(data, sources=(*data.sources, *(more or ()))),
         device=device,
         threads=threads,

@@ -99,6 +99,23 @@ def make_given(
         PathOption,
         typer.Option("--settings", metavar="FILE", help="A .toml with these and all others.", rich_help_panel=LEARN),
     ] = None,
+) -> dict[str, Any]:
+    """The settings that a file and the options ask for, checked.
+
+    Raises:
+        UsageError: one is wrong.
+    """
+    from edgeprof.train.amounts import parse_tokens
+
+    options: dict[str, Any] = {
+        "tokens": None if tokens is None else parse_tokens(tokens, field="--tokens"),
+        "seq_len": seq_len, "batch": batch, "lr": lr, "optimiser": optimiser, "schedule": schedule, "seed": seed,
+        "precision": precision,
+    }  # fmt: skip
+    return given_settings(settings, options)
+
+
+def make_running(
     micro_batch: Annotated[
         int | None,
         typer.Option("--micro-batch", metavar="N", help="Sequences taken at once.", rich_help_panel=MACHINE),
@@ -124,20 +141,16 @@ def make_given(
         int | None, typer.Option("--keep", metavar="N", help="Checkpoints kept.", rich_help_panel=MACHINE)
     ] = None,
 ) -> dict[str, Any]:
-    """The settings that a file and the options ask for, checked.
+    """The settings of how it runs that the options ask for, checked.
 
     Raises:
         UsageError: one is wrong.
     """
-    from edgeprof.train.amounts import parse_tokens
-
     options: dict[str, Any] = {
-        "tokens": None if tokens is None else parse_tokens(tokens, field="--tokens"),
-        "seq_len": seq_len, "batch": batch, "lr": lr, "optimiser": optimiser, "schedule": schedule, "seed": seed,
-        "precision": precision, "micro_batch": micro_batch, "checkpoint_activations": checkpoint_activations,
-        "compile": compile_, "parallel": parallel, "save_every": save_every, "keep": keep,
+        "micro_batch": micro_batch, "checkpoint_activations": checkpoint_activations, "compile": compile_,
+        "parallel": parallel, "save_every": save_every, "keep": keep,
     }  # fmt: skip
-    return given_settings(settings, options)
+    return given_settings(None, options)
 
 
 def make_teacher(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -85,7 +86,13 @@ RUNTIMES.add("executorch", "edgeprof.runtimes.executorch:RUNTIME")
 
 def runtime_version(runtime: Runtime) -> str:
     """The version of the installed distribution that provides the runtime, or "absent"."""
+    return _installed_version(runtime.distribution)
+
+
+@cache
+def _installed_version(distribution: str) -> str:
+    """Reads a distribution's metadata once: every key of an artifact asks for it."""
     try:
-        return version(runtime.distribution)
+        return version(distribution)
     except PackageNotFoundError:
         return "absent"

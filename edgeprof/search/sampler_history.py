@@ -10,7 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from edgeprof.search.sampler_levels import Axis
-from edgeprof.search.study import SCORE_SE
+from edgeprof.search.study import FAILED, SCORE_SE
 
 FIXED_PARAMS = "fixed_params"
 """Where Optuna keeps the parameters of an enqueued trial."""
@@ -31,8 +31,9 @@ class Observation:
 class History:
     """``completed`` trials, ``pruned`` ones with a value that stands in for theirs, and the layouts that are ``taken``.
 
-    Taken are layouts of completed, pruned, running and enqueued trials: none is proposed again while there are others. Failed
-    trials are left out, as in every Optuna sampler; so are values that are not finite. A trial that was pruned because it
+    Taken are layouts of completed, pruned, running and enqueued trials, and those that an objective failed to score: none is
+    proposed again while there are others. Other failed trials are left out, as in every Optuna sampler; so are values that are
+    not finite. A trial that was pruned because it
     breaks a constraint says nothing of its value, and is taken only.
     """
 
@@ -52,7 +53,7 @@ def read_history(study: Study, axes: Mapping[str, Axis], *, but: int | None = No
     completed, pruned, taken = [], [], []
     signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
     for trial in study.get_trials(deepcopy=False):
-        if trial.number == but or trial.state == TrialState.FAIL:
+        if trial.number == but or (trial.state == TrialState.FAIL and FAILED not in trial.user_attrs):
             continue
         layout = layout_of(trial, axes)
         if layout is None:

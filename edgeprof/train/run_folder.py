@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgeprof.core.errors import UsageError
 from edgeprof.core.version import VERSION
 from edgeprof.models.config import ArchConfig, config_to_json, from_file, to_document
 from edgeprof.models.schema import parse_document, read_document
-from edgeprof.train.data.disk import replace_file, writing_to
+from edgeprof.train.data.disk import LOCK_FILE, locked, replace_file, writing_to
 from edgeprof.train.settings import Precision, Settings, settings_document
 from edgeprof.train.settings_file import check_given
 
 RUN_VERSION = 1
 RUN_FILE = "run.json"
-LOCK_FILE = ".lock"
 DATA, CHECKPOINTS, MODEL = "data", "checkpoints", "model"
 """Folders in it: the data that the run prepared itself, the checkpoints, and the trained model."""
 
@@ -145,26 +143,15 @@ def _teacher(objective: Mapping[str, Any] | None) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def kept_to_run(folder: Path) -> Iterator[None]:
     """Makes the folder, and keeps it to this run.
 
     Raises:
         UsageError: it cannot be made, it holds other files, or another process trains in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out: {folder} is a file; name a folder")
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_FILE, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UsageError(f"{folder}: another edgeprof train is at work there; wait for it or end it") from None
-    try:
+    with locked(folder, "edgeprof train"):
         _check_ours(folder)
         yield
-    finally:
-        lock.release()
 
 
 def _check_ours(folder: Path) -> None:

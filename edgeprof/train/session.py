@@ -27,7 +27,7 @@ from edgeprof.train.loss import CrossEntropy, Loss
 from edgeprof.train.metrics import MetricsFile, read_metrics
 from edgeprof.train.network import make_network
 from edgeprof.train.optimiser import make_optimiser
-from edgeprof.train.run_folder import CHECKPOINTS, DATA, METRICS_FILE, MODEL, Run, check_same, locked, read_run
+from edgeprof.train.run_folder import CHECKPOINTS, DATA, METRICS_FILE, MODEL, Run, check_same, kept_to_run, read_run
 from edgeprof.train.save_model import save_model, whole_weights, with_tokens
 from edgeprof.train.settings import Running, Settings, make_running, make_settings, training_flops
 from edgeprof.train.step import Stepper, micro_batch_of
@@ -103,7 +103,7 @@ def train(order: Order, observer: Observer) -> Summary:
     with join_processes(device) as processes, ExitStack() as stack:
         with processes.together():
             if processes.is_first:
-                stack.enter_context(locked(order.out))
+                stack.enter_context(kept_to_run(order.out))
         return _Session(order, processes, observer).run(stack)
 
 

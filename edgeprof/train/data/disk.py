@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from edgeprof.core.errors import UsageError
 
+LOCK_FILE = ".lock"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,6 +33,28 @@ def writing_to(folder: Path) -> Iterator[None]:
         raise UsageError(
             f"{folder}: cannot be written ({why}); correct its permissions or choose another --out"
         ) from None
+
+
+@contextmanager
+def locked(folder: Path, command: str) -> Iterator[None]:
+    """Makes a folder, and keeps it to this process; ``command`` is who else may be at work there.
+
+    Raises:
+        UsageError: it cannot be made, or another process has it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out: {folder} is a file; name a folder")
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(f"{folder}: another {command} is at work there; wait for it or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -4,19 +4,18 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from edgeprof.core.canonical import short_hash
 from edgeprof.core.errors import UsageError
 from edgeprof.models.gguf_tokenizer import TOKENIZER_FILE
 from edgeprof.models.schema import read_document
-from edgeprof.train.data.disk import replace_file, sync_folder, writing_to
+from edgeprof.train.data.disk import LOCK_FILE, locked, replace_file, sync_folder, writing_to
 from edgeprof.train.data.index import (
     INDEX_FILE,
     JOURNAL_FILE,
@@ -54,7 +53,6 @@ COMMIT_CHARS = 2**22
 SAMPLE_BYTES = 2**28
 """Text that a tokenizer is trained on, at most: more changes its merges little."""
 
-LOCK_FILE = ".lock"
 UNFINISHED = (LOCK_FILE, f".{JOURNAL_FILE}.new")
 """What may lie in a folder in which nothing has been written yet."""
 
@@ -133,7 +131,7 @@ def prepare(order: Order, reporter: Reporter) -> DataIndex:
     survey = take_survey(read_all(sources, order.reading), meter)
     meter.end()
     work = _Work(order, sources, survey, given, reporter)
-    with _locked(order.out), writing_to(order.out):
+    with locked(order.out, "edgeprof data prepare"), writing_to(order.out):
         return work.finished() or work.run()
 
 
@@ -149,25 +147,6 @@ def _batches(items: Iterator[tuple[Piece, int]]) -> Iterator[Batch]:
             batch, chars = [], 0
     if batch:
         yield batch
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out: {folder} is a file; name a folder")
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_FILE, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UsageError(
-                f"{folder}: another edgeprof data prepare is at work there; wait for it or end it"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Work:

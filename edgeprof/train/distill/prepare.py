@@ -3,17 +3,15 @@
 import hashlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from edgeprof.core.errors import UsageError
 from edgeprof.train.data.dataset import DataSet
-from edgeprof.train.data.disk import replace_file, sync_folder, writing_to
+from edgeprof.train.data.disk import LOCK_FILE, locked, replace_file, sync_folder, writing_to
 from edgeprof.train.data.loader import Batch, make_batch
 from edgeprof.train.data.prepare import Reporter
 from edgeprof.train.distill.divergence import TOP_K
@@ -34,8 +32,6 @@ log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2**12
 """Tokens that the teacher is given at once."""
-
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,32 +55,13 @@ def prepare(order: Order, reporter: Reporter) -> StoredIndex:
         UsageError: the teacher cannot be used, the folder holds something else, or the disk is full.
     """
     check_same_tokenizer(order.teacher, order.data)
-    with _locked(order.out), writing_to(order.out):
+    with locked(order.out, "edgeprof distill prepare"), writing_to(order.out):
         index = _begun(order, _wanted(order))
         if len(index.shards) < index.n_shards:
             index = _read_all(order, index, reporter)
         if index.keys_sha256 is None:
             index = _write_keys(order, index, reporter)
     return index
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out: {folder} is a file; name a folder")
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_FILE, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UsageError(
-                f"{folder}: another edgeprof distill prepare is at work there; wait for it or end it"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _wanted(order: Order) -> StoredIndex:

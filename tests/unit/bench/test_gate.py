@@ -123,9 +123,8 @@ neighbours = replacing_rotation(turn_neighbours)
 
 
 def queries_one_further(project: Any, module: Any, x: Any, rope: Any) -> Any:
-    cos, sin = rope
-    by_one = module.rope(x, 1)[0][:1], module.rope(x, 1)[1][:1]
-    further = cos * by_one[0] - sin * by_one[1], sin * by_one[0] + cos * by_one[1]
+    (cos, sin), (c, s) = rope, (table[:1] for table in module.rope(x, 1))
+    further = cos * c - sin * s, sin * c + cos * s
     return project(x, further)[0], *project(x, rope)[1:]
 
 
