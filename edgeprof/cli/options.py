@@ -117,7 +117,7 @@ SuiteOption = Annotated[
     typer.Option(
         "--suite",
         metavar="NAME|FILE.toml",
-        help="The cells to start from: quick, talk, lfm2-350m, lfm2-1.2b, or a file.",
+        help="The cells to start from: quick, talk, lfm2-350m, lfm2-1.2b, ci, or a file.",
         autocompletion=completer(_suites),
         rich_help_panel=CELLS,
     ),

@@ -43,10 +43,17 @@ def judge(
     A case without a block (one side does not have it, or none was measured) is ``missing``. Call it once with the first run's
     blocks, run the ``suspects`` again under ``rerun_plan``, and call it with both.
     """
-    decisions = {key: conclude(blocks, plan) for key, blocks in cases.items()}
-    p_corrected = corrected({key: decision.p for key, decision in decisions.items()})
     again = rerun_plan(plan)
-    fresh = {key: conclude(blocks, again) for key, blocks in (rerun or {}).items()}
+    return judge_decisions(
+        {key: conclude(blocks, plan) for key, blocks in cases.items()},
+        plan,
+        {key: conclude(blocks, again) for key, blocks in (rerun or {}).items()},
+    )
+
+
+def judge_decisions(decisions: Mapping[str, Decision], plan: Plan, fresh: Mapping[str, Decision]) -> dict[str, Verdict]:
+    """The same from decisions, wherever they come from; ``fresh`` are those of a second run."""
+    p_corrected = corrected({key: decision.p for key, decision in decisions.items()})
     return {key: _verdict(key, found, p_corrected[key], plan, fresh.get(key)) for key, found in decisions.items()}
 
 

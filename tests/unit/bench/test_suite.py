@@ -25,7 +25,7 @@ def load_error(name: str) -> str:
 
 
 def test_the_shipped_suites_are_these() -> None:
-    assert shipped_suites() == ["lfm2-1.2b", "lfm2-350m", "quick", "talk"]
+    assert shipped_suites() == ["ci", "lfm2-1.2b", "lfm2-350m", "quick", "talk"]
 
 
 def test_talk_is_the_chart_of_the_talk() -> None:
@@ -118,7 +118,7 @@ def test_a_folder_is_no_suite(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_an_unknown_name_offer_what_there_is(tmp_path: Path) -> None:
-    assert "no such suite file; shipped suites: lfm2-1.2b, lfm2-350m, quick, talk" in load_error(
+    assert "no such suite file; shipped suites: ci, lfm2-1.2b, lfm2-350m, quick, talk" in load_error(
         str(tmp_path / "x.toml")
     )
     assert "no such suite file" in load_error("x" * 5000 + ".toml")

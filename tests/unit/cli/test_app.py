@@ -97,7 +97,7 @@ def test_no_arguments_show_the_help_and_version_its_number() -> None:
         (("ops", "--dtype", "fp31"), "unknown dtype 'fp31': did you mean fp32"),
         (
             ("ops", "--suite", "my.toml"),
-            "my.toml: no such suite file; shipped suites: lfm2-1.2b, lfm2-350m, quick, talk",
+            "my.toml: no such suite file; shipped suites: ci, lfm2-1.2b, lfm2-350m, quick, talk",
         ),
         (("ops", "--n-kv-heads", "5"), "swa.n_kv_heads: 5 does not divide n_heads = 16; use a divisor"),
         (("ops", "--d-model", "1-9*1"), "--d-model: 1-9*1 never ends; use a factor of 2 or more"),
