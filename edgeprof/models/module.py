@@ -33,6 +33,12 @@ class Composite(OperatorModule):
         """None."""
         return {}
 
+    def derive(self, x: Tensor, packed: Packed) -> None:
+        """Has each part do so; all parts but an embedding see hidden states of the same shape."""
+        for part in self.children():
+            for module in part if isinstance(part, nn.ModuleList) else (part,):
+                cast(OperatorModule, module).derive(x, packed)
+
 
 class Block(Composite):
     """A pre-norm block; the parts are children under their own names."""

@@ -1,5 +1,7 @@
 """The attention arithmetic that gqa and swa modules share: projections, RoPE, and the ways to attend."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +15,10 @@ BLOCK = 64
 
 Source: docs/forms-torch.md, windowed attention.
 """
+
+
+HALF = (torch.bfloat16, torch.float16)
+"""What CUDA's FlashAttention computes in."""
 
 
 class AttentionModule(OperatorModule):
@@ -32,13 +38,27 @@ class AttentionModule(OperatorModule):
         shape = (batch, s.n_kv_heads, s.state_rows(capacity), s.head_dim)
         return {"k": torch.zeros(shape, dtype=self.weight_dtype()), "v": torch.zeros(shape, dtype=self.weight_dtype())}
 
-    def packed(self, x_BTD: Tensor, packed: Packed, window: int | None) -> Tensor:
+    def packed(self, x_BTD: Tensor, packed: Packed) -> Tensor:
         """Whole sequences without a cache, each token over its own document.
 
         Positions run on from document to document: rotary embedding tells attention their distances only.
         """
         q, k, v = self.project(x_BTD, self._shared_rope(x_BTD, packed))
-        return self.output(attend_packed(q, k, v, packed, window))
+        return self.output(attend_packed(q, k, v, packed, self._window))
+
+    def derive(self, x_BTD: Tensor, packed: Packed) -> None:
+        """Rotary tables, and what each token may see."""
+        self._shared_rope(x_BTD, packed)
+        tokens, window = x_BTD.shape[1], self._window
+        if not _sees_all(packed, tokens, window):
+            if has_varlen(x_BTD):
+                packed.bounds(x_BTD[..., 0])
+            else:
+                visible_blocks(packed, tokens, window, x_BTD.device)
+
+    @property
+    def _window(self) -> int | None:
+        return self.spec.window if isinstance(self.spec, SwaSpec) else None
 
     def rope(self, x_BTD: Tensor, pos: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines (T, E) for tokens whose first has position ``pos``."""
@@ -92,15 +112,45 @@ def attend_causal(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, window: int | 
 
 
 def attend_packed(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packed, window: int | None) -> Tensor:
-    """Whole sequences: causal, within each token's document, no further back than ``window``; block by block where limited.
+    """Whole sequences: causal, within each token's document, no further back than ``window``."""
+    tokens = q_BHTE.shape[2]
+    if _sees_all(packed, tokens, window):
+        return F.scaled_dot_product_attention(q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
+    if has_varlen(v_BKTE):
+        return _attend_varlen(q_BHTE, k_BKTE, v_BKTE, packed, window)
+    return _attend_blocks(q_BHTE, k_BKTE, v_BKTE, packed, window)
+
+
+def _sees_all(packed: Packed, tokens: int, window: int | None) -> bool:
+    return packed.documents is None and (window is None or window >= tokens)
+
+
+def has_varlen(x: Tensor) -> bool:
+    """Whether attention over rows of any length has a kernel for ``x`` as it will be computed: on CUDA in 16 bits."""
+    return x.is_cuda and (x.dtype in HALF or torch.is_autocast_enabled("cuda"))
+
+
+def _attend_varlen(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packed, window: int | None) -> Tensor:
+    """FlashAttention over all documents of the batch, laid end to end."""
+    from torch.nn.attention.varlen import varlen_attn  # its import takes a moment that no CPU needs
+
+    batch, heads, tokens, size = q_BHTE.shape
+    dtype = v_BKTE.dtype if v_BKTE.dtype in HALF else torch.get_autocast_dtype("cuda")
+    q, k, v = (x.transpose(1, 2).reshape(batch * tokens, -1, size).to(dtype) for x in (q_BHTE, k_BKTE, v_BKTE))
+    bounds = packed.bounds(v_BKTE[:, 0, :, 0])
+    back = -1 if window is None else window - 1
+    y = cast(Tensor, varlen_attn(q, k, v, bounds, bounds, tokens, tokens, window_size=(back, 0), enable_gqa=True))
+    return y.view(batch, tokens, heads, size).transpose(1, 2)
+
+
+def _attend_blocks(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packed, window: int | None) -> Tensor:
+    """Block by block, each over the keys that any of its tokens sees.
 
     Keys come as whole blocks, joined, and not as slices: a slice's gradient is as large as all keys, once for each block.
     """
     tokens = q_BHTE.shape[2]
-    if packed.documents is None and (window is None or window >= tokens):
-        return F.scaled_dot_product_attention(q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
     queries, keys, values = (torch.split(x, BLOCK, 2) for x in (q_BHTE, k_BKTE, v_BKTE))
-    blocks = packed.once(("blocks", tokens, window), lambda: _visible_blocks(packed, tokens, window, q_BHTE.device))
+    blocks = visible_blocks(packed, tokens, window, q_BHTE.device)
     parts = []
     for index, (q, (first, visible)) in enumerate(zip(queries, blocks, strict=True)):
         k, v = (torch.cat(all_blocks[first : index + 1], 2) for all_blocks in (keys, values))
@@ -108,11 +158,15 @@ def attend_packed(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packed
     return torch.cat(parts, 2)
 
 
-def _visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
+def visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
     """For each block of queries the first block of keys that any of them sees, and which of the keys from there on each sees.
 
     The masks are (B, 1, queries, keys), or (1, 1, queries, keys) where all rows see alike.
     """
+    return packed.once(("blocks", tokens, window), lambda: _visible_blocks(packed, tokens, window, device))
+
+
+def _visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
     position = torch.arange(tokens, device=device)
     oldest = torch.zeros_like(position) if window is None else (position - window + 1).clamp(min=0)
     starts = packed.starts()

@@ -56,6 +56,11 @@ class Packed:
         ids = self.documents
         return None if ids is None else self.once("starts", lambda: _starts(ids))
 
+    def bounds(self, like_BT: Tensor) -> Tensor:
+        """Where documents, or rows without them, begin in the rows laid end to end, and the end: int32 (n + 1,)."""
+        starts = self.starts()
+        return self.once(("bounds", like_BT.shape), lambda: _bounds(like_BT, starts))
+
     def same_document(self, distance: int) -> Tensor | None:
         """For each token whether the one ``distance`` before it is of its document, (B, T, 1); None without documents."""
         starts = self.starts()
@@ -71,6 +76,14 @@ def _positions(like_BT: Tensor) -> Tensor:
 def _starts(ids_BT: Tensor) -> Tensor:
     first = F.pad(ids_BT[:, 1:] != ids_BT[:, :-1], (1, 0), value=True)
     return torch.where(first, _positions(ids_BT), 0).cummax(1).values
+
+
+def _bounds(like_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+    rows, tokens = like_BT.shape
+    if starts_BT is None:
+        return torch.arange(0, rows * tokens + 1, tokens, dtype=torch.int32, device=like_BT.device)
+    first = (starts_BT == _positions(like_BT)).flatten().nonzero()[:, 0]
+    return F.pad(first, (0, 1), value=rows * tokens).int()
 
 
 class OperatorModule(nn.Module):
@@ -98,6 +111,9 @@ class OperatorModule(nn.Module):
         ``x`` is (B, T, D) hidden states or (B, T) token ids; the result is (B, T, D) or logits (B, T, V).
         """
         raise NotImplementedError
+
+    def derive(self, x: Tensor, packed: Packed) -> None:
+        """Makes what ``forward`` will take from ``packed`` for a batch like ``x``, ahead of code that may be compiled."""
 
     def weight_dtype(self) -> torch.dtype:
         """The dtype that the module computes in."""

@@ -34,6 +34,7 @@ class Network(nn.Module):
         """Normed hidden states of every token, (B, T, D)."""
         head = self.model.head
         h: Tensor = self.model.embedding(ids_BT, packed, 0)
+        self.model.derive(h, packed)
         for layer in self.model.layers:
             h = (
                 checkpoint(layer, h, packed, 0, use_reentrant=False)

@@ -1,6 +1,5 @@
 """What ``edgeprof train`` does: the run folder, data, network and optimiser; then the loop; then the model."""
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -128,6 +127,9 @@ class _Session:
         loop = self._loop(data, settings)
         run = stored or self._begin(loop, data)
         loop.stepper.precision = run.precision
+        if self.running.compile:  # only now: to choose a precision takes both, and each would be compiled
+            for block in loop.network.blocks():
+                block.compile()
         if start is not None:
             loop.resume(start)
         if self.processes.is_first:
@@ -186,11 +188,6 @@ class _Session:
             mask_documents=settings.mask_documents,
             checkpoint_activations=running.checkpoint_activations,
         )
-        if running.compile:
-            # where masks are made it falls back to Python, once a batch: no news for a user
-            torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]  # documented, not re-exported
-            for block in network.blocks():
-                block.compile()
         called = spread(network, processes, running.parallel)
         stepper = Stepper(
             called=called,

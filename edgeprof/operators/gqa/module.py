@@ -12,7 +12,7 @@ class Gqa(AttentionModule):
     def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens from position ``pos``."""
         if isinstance(state, Packed):
-            return self.packed(x_BTD, state, None)
+            return self.packed(x_BTD, state)
         q, k, v = self.project(x_BTD, self.rope(x_BTD, pos))
         end = pos + x_BTD.shape[1]
         state["k"][:, :, pos:end] = k

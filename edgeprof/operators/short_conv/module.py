@@ -38,6 +38,11 @@ class ShortConv(OperatorModule):
             mixed = torch.addcmul(mixed, gated[:, tap : tap + tokens], self.kernel[tap])
         return F.linear(F.linear(x_BTD, self.w_c) * mixed, self.w_out)
 
+    def derive(self, x_BTD: Tensor, packed: Packed) -> None:
+        """Which tokens each tap may see."""
+        for distance in range(1, self.spec.kernel_size):
+            packed.same_document(distance)
+
     def _packed(self, x_BTD: Tensor, packed: Packed) -> Tensor:
         """Whole sequences; what a tap would take from another document is zero, as before the first token."""
         tokens, taps = x_BTD.shape[1], self.spec.kernel_size

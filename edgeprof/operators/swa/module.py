@@ -16,7 +16,7 @@ class Swa(AttentionModule):
     def forward(self, x_BTD: Tensor, state: State | Packed, pos: int) -> Tensor:
         """Runs T tokens from position ``pos``."""
         if isinstance(state, Packed):
-            return self.packed(x_BTD, state, self.spec.window)
+            return self.packed(x_BTD, state)
         q, k, v = self.project(x_BTD, self.rope(x_BTD, pos))
         if x_BTD.shape[1] == 1:
             return self.output(self._decode(q, k, v, state, pos))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgeprof.core.errors import UsageError
 from edgeprof.models.schema import clipped, read_document
 from edgeprof.models.weights import INDEX_FILE, WEIGHTS_FILE
+from edgeprof.train.evaluate.hugging_face import transformers
 
 Dtype = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -52,11 +53,8 @@ def load_causal_lm(folder: Path, device: torch.device, dtype: Dtype = "fp32") ->
     """
     weight_files(folder)
     read_document(folder / CONFIG_FILE, "name a Hugging Face folder")
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM  # its type leaves out what output_loading_info adds
     try:
-        model, found = auto.from_pretrained(
+        model, found = transformers().AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -99,14 +97,12 @@ def _last_logits(model: Any, ids_BT: Tensor, cache: dict[str, Any]) -> Tensor:
 
 def _new_cache(model: Any) -> dict[str, Any]:
     """An empty cache as the model takes it; nothing for one that has none, which reads the whole text for every token."""
-    from transformers import DynamicCache
-
     takes = inspect.signature(model.forward).parameters
     # transformers 5.24 renamed it, and some models have another kind
     name = next((name for name in ("cache", "past_key_values") if name in takes), None)
     if name is None or getattr(model.config, "use_cache", True) is False:
         return {}
-    return {name: DynamicCache(config=model.config), "use_cache": True}
+    return {name: transformers().DynamicCache(config=model.config), "use_cache": True}
 
 
 def document_logits(model: Any, ids_BT: Tensor, documents_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgeprof.core.errors import UsageError
 from edgeprof.models.schema import clipped
+from edgeprof.train.evaluate.hugging_face import transformers
 
 
 class TextCodec:
@@ -66,11 +67,9 @@ class TextCodec:
 
 
 def _load(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         raise UsageError(f"{folder}: holds no tokenizer.json; copy the model's tokenizer there")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts do
         raise UsageError(f"{folder}: transformers cannot load its tokenizer: {clipped(error, 200)}") from None

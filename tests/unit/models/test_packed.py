@@ -166,6 +166,47 @@ def test_layers_share_what_is_derived_from_documents() -> None:
     assert counts[0] == counts[1] > 0
 
 
+@EVERY_CONFIG
+def test_derive_leaves_nothing_to_forward(name: str) -> None:
+    """A compiled forward cannot derive: it would break its graph, or bake one batch's masks into it."""
+    model, packed = loaded(name), Packed(documents=documents())
+    model.derive(torch.zeros(2, TOKENS, 32), packed)
+    before = dict(packed.shared)
+    model(tokens(), packed, 0)
+    assert packed.shared.keys() == before.keys()
+    assert all(packed.shared[key] is value for key, value in before.items())
+
+
+def test_bounds_are_where_documents_begin_in_rows_laid_end_to_end() -> None:
+    ids = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]])
+    assert Packed(documents=ids).bounds(ids).tolist() == [0, 2, 5, 6, 8, 10]
+    assert Packed().bounds(ids).tolist() == [0, 5, 10]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@EVERY_CONFIG
+@pytest.mark.parametrize("with_documents", [False, True])
+def test_cuda_in_16_bits_says_what_the_cpu_says(name: str, with_documents: bool) -> None:
+    """There, attention runs over documents laid end to end; its gradients too are those of the blocks."""
+    model, packed = loaded(name), Packed(documents=documents() if with_documents else None)
+    model.requires_grad_(True)
+    exact = model(tokens(), packed, 0)
+    exact.logsumexp(-1).mean().backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.cuda()
+    there = Packed(documents=documents().cuda() if with_documents else None)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        logits = model(tokens().cuda(), there, 0)
+    logits.float().logsumexp(-1).mean().backward()
+    assert float(((logits.float().cpu() - exact).norm() / exact.norm()).detach()) < 0.05
+    largest = max(float(gradient.norm()) for gradient in expected.values())  # one token's queries get none but rounding
+    for path, gradient in expected.items():
+        found = model.get_parameter(path).grad
+        assert found is not None
+        assert float((found.cpu() - gradient).norm()) < 0.1 * float(gradient.norm()) + 1e-3 * largest, path
+
+
 def test_an_evaluation_may_derive_what_training_uses() -> None:
     model, x, packed = loaded("hybrid"), tokens(), Packed(documents=documents())
     with torch.inference_mode():
