@@ -1,34 +1,33 @@
-"""Synthetic checks from recorded processes: how often the gate cries wolf, and what it catches, beside two plain rules.
+"""Synthetic checks from recorded blocks: how often the gate cries wolf, and what it catches, beside two plain rules.
 
-Suites of cases are drawn from a results folder and judged by the very functions that `edgeprof check` uses. Both sides come
-from the same code, so every alarm of an A/A check is false; for detection, one case of a suite has its head slowed. What is
-drawn are processes, never samples (edgeprof/regress/resample.py).
+Suites of cases are drawn from recordings of `edgeprof check` in which both sides were the same code, and judged by the very
+functions that the command uses. Every alarm of an A/A check is false; for detection, one case of a suite has its head slowed. The
+unit that is drawn is the block, four processes in turns, never the sample: samples of a process repeat each other. A coin says
+which two of a drawn block's processes are the base's. A recording that does not stop early, of the suite `ci`, is made by
 
-What the split is worth: floor and looks were chosen on one half of the cases (by the parity of the key), and the other half is
-what is reported. That a process counts with its best load was chosen on all cases, and both halves come from the same sessions of
-the same host. The bounds below are those of drawing: other hosts, and other days of this one, are not in them.
+    edgeprof check --suite ci --base HEAD --floor 0 --no-memory --time-budget 30m
 
-The rules beside ours judge the same processes:
+The bounds below are those of drawing: other hosts, and other days of this one, are not in them. Rules beside ours, on the same
+processes:
   pytest-benchmark   its `--benchmark-compare-fail=mean:5%`: the mean of one run's samples against one run of the base.
   mean + 5 %         the mean over as many processes of either side as our check used.
 
-Seconds are those recorded for loading, warming up and sampling, and a share of starting the processes (--start-s each).
-
-    python benchmarks/gate.py [--results results] [--checks 2000] [--detections 500] [--suite 10] [--half report]
+    python benchmarks/gate.py RECORDING... [--checks 2000] [--detections 500]
 """
 
 import argparse
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from edgeprof.regress.resample import Drawn, RecordedCase, draw, recorded_cases
-from edgeprof.regress.sequential import Plan
+from edgeprof.core.types import BenchCase
+from edgeprof.regress.recording import RawBlock, process_time, read_recording
+from edgeprof.regress.sequential import Block, Plan
 from edgeprof.regress.verdict import Verdict, judge, rerun_plan, suspects
-from edgeprof.store import Store
 
 SLOWDOWNS = (0.03, 0.05, 0.10, 0.20)
 THRESHOLD = 1.05
@@ -36,42 +35,98 @@ THRESHOLD = 1.05
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results")
-    parser.add_argument("--device", help="one of the stored devices; all of them unless told")
+    parser.add_argument("recordings", type=Path, nargs="+", help="recordings of checks whose sides were the same code")
     parser.add_argument("--checks", type=int, default=2000, help="A/A checks")
     parser.add_argument("--detections", type=int, default=500, help="checks for each slowdown")
-    parser.add_argument("--suite", type=int, default=10, help="cases of a check")
-    parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
+    parser.add_argument("--suite", type=int, default=9, help="cases of a check")
     parser.add_argument("--floor", type=float, default=Plan().floor)
     parser.add_argument("--looks", type=lambda text: tuple(int(n) for n in text.split(",")), default=Plan().looks)
     parser.add_argument(
         "--budget-s", type=float, default=60, help="seconds a case within which a slowdown should be caught"
     )
-    parser.add_argument("--start-s", type=float, default=1.1, help="seconds that starting one process takes")
-    parser.add_argument("--max-block-s", type=float, default=4.0, help="leave out cases whose block takes longer")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    cases = load(options)
+    cases = [case for path in options.recordings for case in recorded_cases(path)]
     options.suite = min(options.suite, len(cases))
     plan = Plan(floor=options.floor, looks=options.looks, n_cases=options.suite)
-    print(f"{plan}\nsuites of {options.suite} out of {len(cases)} recorded cases ({options.half})\n")
+    print(f"{plan}\nsuites of {options.suite} out of {len(cases)} recorded cases")
+    for case in cases:
+        print(f"  {case.kind:32} {len(case.times)} blocks, scatter {case.scatter:.1%}, {case.seconds:.2f} s a block")
     report_alarms([check(cases, plan, options, i, None) for i in range(options.checks)], options)
     report_detection(
         {s: [check(cases, plan, options, i, s) for i in range(options.detections)] for s in SLOWDOWNS}, options
     )
 
 
-def load(options: argparse.Namespace) -> list[RecordedCase]:
-    store = Store(options.results)
-    devices = [options.device] if options.device else store.devices()
-    cases = [c for device in devices for c in recorded_cases(store.records(device))]
-    if options.half != "all":
-        cases = [c for c in cases if (int(c.case.key, 16) % 2 == 0) == (options.half == "tune")]
-    kept = [c for c in cases if c.block_seconds <= options.max_block_s]
-    if not kept:
-        raise SystemExit(f"{options.results}: no case with enough processes of one session")
-    print(f"{len(cases) - len(kept)} of {len(cases)} cases left out: a block takes over {options.max_block_s:g} s")
-    return kept
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedCase:
+    """The blocks of one case, a row each of its four processes in the order measured.
+
+    ``times``: logarithms of the processes' times; ``means``: the mean in ns of the samples of the process's first load, which
+    is what a benchmark without a notion of loads would keep; ``seconds``: what a block takes, its share of starting processes
+    included.
+    """
+
+    kind: str
+    times: np.ndarray
+    means: np.ndarray
+    seconds: float
+
+    @property
+    def scatter(self) -> float:
+        """Half of the range that the middle 68 % of the blocks' ratios lie in, the outer two processes over the inner two."""
+        ratios = (self.times[:, 0] + self.times[:, 3] - self.times[:, 1] - self.times[:, 2]) / 2
+        low, high = np.quantile(ratios, [0.16, 0.84])
+        return float(high - low) / 2
+
+
+def recorded_cases(path: Path) -> list[RecordedCase]:
+    """The cases of a recording with enough blocks to draw from."""
+    recorded = read_recording(path)
+    by_case: dict[str, list[RawBlock]] = defaultdict(list)
+    for raw in recorded.raw_blocks:
+        by_case[raw.case_key].append(raw)
+    seconds = recorded.seconds / max(1, len(recorded.raw_blocks))
+    return [recorded_case(recorded.cases[key], raws, seconds) for key, raws in by_case.items() if len(raws) >= 20]
+
+
+def recorded_case(case: BenchCase, raws: list[RawBlock], seconds: float) -> RecordedCase:
+    return RecordedCase(
+        kind=f"{case.op} {case.runtime} {case.dtype} {case.phase}",
+        times=np.array([[process_time(loads) for loads in raw.processes] for raw in raws]),
+        means=np.array([[np.mean(loads[0]) for loads in raw.processes] for raw in raws]),
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Blocks of a synthetic check: their rows, and which of each block's processes are the base's and the head's, (blocks, 2)."""
+
+    rows: np.ndarray
+    base: np.ndarray
+    head: np.ndarray
+
+    def of(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The base's and the head's values, (blocks, 2) each."""
+        return values[self.rows[:, None], self.base], values[self.rows[:, None], self.head]
+
+    def blocks(self, case: RecordedCase, slowdown: float = 0.0) -> list[Block]:
+        """The blocks, with a head that takes 1 + ``slowdown`` times as long as it was measured."""
+        base, head = self.of(case.times)
+        sides = zip(base.tolist(), (head + math.log1p(slowdown)).tolist(), strict=True)
+        return [Block(base=tuple(b), head=tuple(h)) for b, h in sides]
+
+
+def draw(case: RecordedCase, n: int, rng: np.random.Generator) -> Drawn:
+    """``n`` of the blocks with replacement; a coin says for each which side its outer two processes are."""
+    outer, inner = np.array([0, 3]), np.array([1, 2])
+    base_outside = rng.random((n, 1)) < 0.5
+    return Drawn(
+        rows=rng.integers(0, len(case.times), n),
+        base=np.where(base_outside, outer, inner),
+        head=np.where(base_outside, inner, outer),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,21 +157,19 @@ def check(
     }
     verdicts = judge(blocks, plan, again)
     repeated = judge(again, rerun_plan(plan)) if again else {}
-    processes = 4 * len({(case.case.runtime, case.case.n_threads) for case in suite.values()})
-    start_s = options.start_s * processes / len(suite)
     seen = []
     for key, case in suite.items():
         n = verdicts[key].n_blocks + (repeated[key].n_blocks if key in repeated else 0)
         seen.append(
             Seen(
-                kind=f"{case.case.cache_state} {case.case.phase}",
+                kind=case.kind,
                 verdict=verdicts[key],
                 first_alarm=key in again,
                 slowed=key == "0" and slowdown is not None,
                 pytest_benchmark=rule_alarm(case, drawn[key], 1, added[key]),
                 mean=rule_alarm(case, drawn[key], verdicts[key].n_blocks, added[key]),
                 n_blocks=n,
-                seconds=n * (case.block_seconds + start_s),
+                seconds=n * case.seconds,
             )
         )
     return seen
@@ -124,10 +177,11 @@ def check(
 
 def rule_alarm(case: RecordedCase, drawn: Drawn, n_blocks: int, slowdown: float) -> bool:
     """Whether the head's mean lies more than 5 % above the base's: one process of either side, or all of several blocks."""
-    means = np.array(case.mean_ns)
-    take = (0, slice(0, 1)) if n_blocks == 1 else (slice(0, n_blocks), slice(None))
-    base, head = means[drawn.base[take]].mean(), means[drawn.head[take]].mean() * (1 + slowdown)
-    return bool(head > THRESHOLD * base)
+    base, head = drawn.of(case.means)
+    if n_blocks == 1:
+        base, head = base[:1, :1], head[:1, :1]
+    base_mean, head_mean = base[:n_blocks].mean(), head[:n_blocks].mean() * (1 + slowdown)
+    return bool(head_mean > THRESHOLD * base_mean)
 
 
 def upper_bound(hits: int, n: int) -> float:
@@ -157,7 +211,7 @@ def report_alarms(checks: list[list[Seen]], options: argparse.Namespace) -> None
         some = [s for s in seen if kind in ("all", s.kind)]
         called = Counter(s.verdict.outcome for s in some)
         outcomes = ", ".join(f"{name} {count / len(some):.1%}" for name, count in called.most_common())
-        print(f"  {kind:18} {outcomes:60} {spent(some)}")
+        print(f"  {kind:32} {outcomes:60} {spent(some)}")
 
 
 def report_detection(found: dict[float, list[list[Seen]]], options: argparse.Namespace) -> None:
@@ -170,7 +224,7 @@ def report_detection(found: dict[float, list[list[Seen]]], options: argparse.Nam
         "mean + 5 %",
         "spent",
     )
-    print(f"  {'':24}" + "".join(f"{name:>18}" for name in columns))
+    print(f"  {'':38}" + "".join(f"{name:>18}" for name in columns))
     for slowdown, checks in found.items():
         slowed = [s for c in checks for s in c if s.slowed]
         for kind in ("all", *sorted({s.kind for s in slowed})):
@@ -180,7 +234,7 @@ def report_detection(found: dict[float, list[list[Seen]]], options: argparse.Nam
             unchanged = [s for s in some if s.verdict.outcome == "unchanged"]
             by_rules = [s for s in some if s.pytest_benchmark], [s for s in some if s.mean]
             cells = "".join(f"{len(x) / len(some):18.1%}" for x in (caught, in_time, unchanged, *by_rules))
-            print(f"  +{slowdown:4.0%} {kind:18}{cells}   {spent(some)}")
+            print(f"  +{slowdown:4.0%} {kind:32}{cells}   {spent(some)}")
 
 
 def spent(seen: list[Seen]) -> str:

@@ -147,6 +147,24 @@ class Failure:
     reason: str
 
 
+UNUSUAL_SPEED = 1.15
+"""Cells that take so many times what the same cells took before say that the host is slow now, not that the model is."""
+
+
+def host_speed(rows: Sequence[VerifyRow]) -> float:
+    """How many times longer than in the sessions before the cells took beside this model: that of the call it tells most of.
+
+    1 where there are no rows of both kinds to tell it from.
+    """
+    stored = {(row.phase, row.q_len, row.context): row.uncorrected_ns for row in rows if not row.paired}
+    ratios = [
+        row.uncorrected_ns / stored[key]
+        for row in rows
+        if row.paired and row.phase != "memory" and (key := (row.phase, row.q_len, row.context)) in stored
+    ]
+    return max(ratios, key=lambda ratio: abs(math.log(ratio)), default=1.0)
+
+
 def failures(target: Target, calls: Sequence[ModelCall], failed: Mapping[str, str]) -> list[Failure]:
     """The calls whose model or cells failed in a session; ``failed`` says of case keys why."""
     found = []

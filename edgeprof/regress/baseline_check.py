@@ -25,7 +25,7 @@ from edgeprof.regress.baselines import Stored, baseline_text, comparable, condit
 from edgeprof.regress.environments import own_side
 from edgeprof.regress.paced import PacedWorker
 from edgeprof.regress.preparation import needed_cases, prepare
-from edgeprof.regress.resample import process_time
+from edgeprof.regress.recording import process_time
 from edgeprof.regress.result import CheckResult, time_rows
 from edgeprof.regress.run import Wanted
 from edgeprof.regress.sequential import Decision, Plan

@@ -8,7 +8,7 @@ import datetime
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 from edgeprof.core.canonical import canonical_json, plain
 from edgeprof.core.errors import UsageError
 from edgeprof.core.types import BenchCase
-from edgeprof.regress.resample import process_time
 from edgeprof.regress.sequential import Block, Plan
 from edgeprof.regress.sides import SideName
+from edgeprof.stats.quantiles import log_median
 
 RECORDING_SCHEMA_VERSION = 1
 
@@ -52,6 +52,20 @@ class RawBlock:
         return Block(base=(base[0], base[1]), head=(head[0], head[1]))
 
 
+def process_time(loads: Sequence[Sequence[int]]) -> float:
+    """A process's time for a case: logarithm of the smallest of the medians of its loads, in ns.
+
+    Where a load's memory happens to lie, and other tenants, can only slow it down, so the best load of a process repeats best.
+    The least of more loads is smaller, so both sides need equally many.
+
+    Raises:
+        ValueError: there is no load, or one has no samples.
+    """
+    if not loads:
+        raise ValueError("a process needs at least one load")
+    return min(log_median(samples) for samples in loads)
+
+
 @dataclass(slots=True, kw_only=True)
 class Recorded:
     """All of a recording. ``memory`` and ``failures`` are by case key; a failure's text names its side.
@@ -63,7 +77,7 @@ class Recorded:
     header: dict[str, Any]
     plan: Plan
     cases: dict[str, BenchCase]
-    blocks: dict[int, dict[str, list[Block]]] = field(default_factory=lambda: {1: {}, 2: {}})
+    raw_blocks: list[RawBlock] = field(default_factory=list)
     p50_ns: dict[str, dict[SideName, list[int]]] = field(default_factory=dict)
     memory: dict[str, dict[SideName, list[int]]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -72,6 +86,14 @@ class Recorded:
     file_bytes: dict[str, dict[SideName, int]] = field(default_factory=dict)
     seconds: float = 0.0
     seconds_a_block: float = 0.0
+
+    def blocks(self, run: int) -> dict[str, list[Block]]:
+        """The blocks of a run by case key, in the order measured."""
+        found: dict[str, list[Block]] = {}
+        for raw in self.raw_blocks:
+            if raw.run == run:
+                found.setdefault(raw.case_key, []).append(raw.block())
+        return found
 
 
 class Recording:
@@ -181,7 +203,7 @@ def _take(found: Recorded, line: dict[str, Any]) -> None:
         raw = RawBlock(**line, processes=processes)
         if raw.order not in ORDERS or raw.run not in (1, 2):
             raise ValueError(f"order {raw.order!r:.20}, run {raw.run!r:.20}: no such block")
-        found.blocks[raw.run].setdefault(key, []).append(raw.block())
+        found.raw_blocks.append(raw)
         add_p50(found.p50_ns, raw)
     elif kind == "memory":
         peak = (line.get("memory") or {}).get("peak_rss_delta_bytes")

@@ -133,12 +133,13 @@ def result_of(recorded: Recorded, path: Path) -> CheckResult:
     """Judges a recording: every planned case has its row, whatever became of it."""
     cases = [case for key, case in recorded.cases.items()]
     timed = [key for key in recorded.cases if key not in recorded.untimed]
-    first = {key: recorded.blocks[1].get(key, []) for key in timed}
-    verdicts = judge(first, recorded.plan, recorded.blocks[2])
+    measured, again = recorded.blocks(1), recorded.blocks(2)
+    first = {key: measured.get(key, []) for key in timed}
+    verdicts = judge(first, recorded.plan, again)
     verdicts |= {key: _not_measured(key, recorded.plan) for key in recorded.untimed}
     blocks = Blocks(
         first=first,
-        again=recorded.blocks[2],
+        again=again,
         seconds=recorded.seconds,
         seconds_a_block=recorded.seconds_a_block,
     )

@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from edgeprof.core.errors import UsageError
 from edgeprof.search.additive import weighted_sum
 from edgeprof.search.linear import LinearLimit, Parameters
-from edgeprof.search.sampler_history import FIXED_PARAMS, History, Observation, read_history
+from edgeprof.search.sampler_history import FIXED_PARAMS, History, Memo, Observation, read_history
 from edgeprof.search.sampler_levels import Axis, make_axes
 from edgeprof.search.sampler_proposal import Check, NoFeasibleLayoutError, Proposer
 from edgeprof.search.surrogate import Posterior
-from edgeprof.search.surrogate_features import Features
+from edgeprof.search.surrogate_features import features_of
 
 N_STARTUP_TRIALS = 10
 """Trials before the surrogate is asked, as in Optuna's own samplers."""
@@ -72,6 +72,7 @@ class AdditiveSampler(BaseSampler):
         self._limits = tuple(limits)
         self._check = check
         self._n_startup_trials = n_startup_trials
+        self._memo: Memo = {}
 
     def reseed_rng(self) -> None:
         """Forgets the seed."""
@@ -95,7 +96,8 @@ class AdditiveSampler(BaseSampler):
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         proposer = self._proposer(axes).with_fixed(fixed)
-        layout = self._layout(proposer, axes, read_history(study, axes, but=trial.number), rng)
+        memo = self._memo if self._parameters else None  # else the parameters may change from trial to trial
+        layout = self._layout(proposer, axes, read_history(study, axes, but=trial.number, memo=memo), rng)
         return {name: axis.value_of(layout[name], rng) for name, axis in axes.items()}
 
     def sample_independent(
@@ -210,7 +212,7 @@ def _search_space(study: Study, given: dict[str, CategoricalDistribution]) -> di
 
 def _posteriors(axes: dict[str, Axis], observations: Sequence[Observation], n_objectives: int) -> list[Posterior]:
     """A posterior for each objective."""
-    features = Features({name: axis.choices for name, axis in axes.items()})
+    features = features_of(tuple((name, tuple(axis.choices)) for name, axis in axes.items()))
     layouts = [o.layout for o in observations]
     return [
         Posterior.fit(features, layouts, [o.values[k] for o in observations], [o.ses[k] for o in observations])

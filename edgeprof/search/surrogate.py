@@ -9,6 +9,7 @@ Source: C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine L
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -16,7 +17,7 @@ from scipy.optimize import minimize
 
 from edgeprof.search.additive import Additive
 from edgeprof.search.linear import Layout
-from edgeprof.search.surrogate_features import Features
+from edgeprof.search.surrogate_features import Features, ParametersKey, features_of
 
 INTERCEPT_VARIANCE = 4.0
 """Of standardised values: the mean of all layouts may lie two deviations from that of the tried ones."""
@@ -32,6 +33,13 @@ LEAST_NOISE = 1e-6
 
 MOST_ITERATIONS = 25
 """Steps of the optimiser; variances matter to a factor, not to a digit."""
+
+ANEW_AFTER = 1.15
+"""Variances are chosen again once there are so many times the values that they were chosen from: choosing takes as long as the
+rest of a proposal. They depend on the values and their order alone, so that a resumed search goes on as it would have."""
+
+ALWAYS_ANEW = 24
+"""Up to so many values they are always chosen from all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +76,15 @@ class Posterior:
         layout comes twice and no value has a standard error, noise and deviations cannot be told apart and share evenly.
         """
         raw = np.array(values, dtype=float)
-        shift = float(raw.mean()) if len(raw) else 0.0
-        scale = float(raw.std()) if len(raw) > 1 else 0.0
-        scale = scale if scale > 1e-12 * max(1.0, abs(shift)) else 1.0
-        errors = np.array([math.nan if se is None else se for se in (ses or [None] * len(raw))]) / scale
+        known = tuple(ses or [None] * len(raw))
+        errors = _errors(known)
         x = features.matrix(layouts).reshape(len(raw), features.n_columns)
         keys = tuple(_key(features, layout) for layout in layouts)
-        model = _Model(features, x, keys, errors)
+        n = n_choosing(len(raw))
+        shift, scale = _standard(raw[:n])
+        variances = np.array(_chosen_variances(features.key, keys[:n], tuple(values[:n]), known[:n]))
+        model = _Model(features, x, keys, errors / scale)
         y = (raw - shift) / scale
-        variances = model.best_variances(y)
         noise = model.noise(variances)
         factor = cho_factor(model.covariance(variances), lower=True) if len(y) else (np.empty((0, 0)), True)
         return cls(
@@ -130,6 +138,42 @@ class Posterior:
         same = np.array([key == _key(self.features, layout) for key in self._keys], dtype=float)
         shared = _with_one(self._x) @ (self._prior * x) + self.variances[-2] * same
         return float(x @ (self._prior * x)) + float(self.variances[-2]), shared
+
+
+def n_choosing(n_values: int) -> int:
+    """How many of the first values variances are chosen from."""
+    if n_values <= ALWAYS_ANEW:
+        return n_values
+    times = math.floor(math.log(n_values / ALWAYS_ANEW) / math.log(ANEW_AFTER) + 1e-9)
+    return math.floor(ALWAYS_ANEW * ANEW_AFTER**times)
+
+
+def _standard(raw: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the values; a deviation of 1 where they do not differ."""
+    shift = float(raw.mean()) if len(raw) else 0.0
+    scale = float(raw.std()) if len(raw) > 1 else 0.0
+    return shift, scale if scale > 1e-12 * max(1.0, abs(shift)) else 1.0
+
+
+@lru_cache(maxsize=16)
+def _chosen_variances(
+    parameters: ParametersKey,
+    keys: tuple[tuple[str, ...], ...],
+    values: tuple[float, ...],
+    ses: tuple[float | None, ...],
+) -> tuple[float, ...]:
+    """The variances that these values speak for; they are asked for again at every proposal."""
+    features = features_of(parameters)
+    layouts = [dict(zip(features.parameters, key, strict=True)) for key in keys]
+    raw = np.array(values, dtype=float)
+    shift, scale = _standard(raw)
+    x = features.matrix(layouts).reshape(len(raw), features.n_columns)
+    return tuple(_Model(features, x, keys, _errors(ses) / scale).best_variances((raw - shift) / scale))
+
+
+def _errors(ses: Sequence[float | None]) -> np.ndarray:
+    """Standard errors, NaN where they are not known."""
+    return np.array([math.nan if se is None else se for se in ses], dtype=float)
 
 
 class _Model:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,10 @@ from edgeprof.search.linear import Layout, Parameters
 
 N_TYPICAL = 256
 """Random layouts over which features are centred and groups brought to one scale."""
+
+
+ParametersKey = tuple[tuple[str, tuple[str, ...]], ...]
+"""Parameters with their choices, as what caches are looked up by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,11 @@ class Features:
         self._scale = np.repeat(spreads, [block.shape[1] for _, block in blocks])
 
     @property
+    def key(self) -> ParametersKey:
+        """What the features depend on."""
+        return tuple((name, tuple(own)) for name, own in self.parameters.items())
+
+    @property
     def n_columns(self) -> int:
         """Number of features."""
         return len(self._centre)
@@ -92,6 +102,12 @@ class Features:
             pairs = chosen[:, :-1] * len(row.choices) + chosen[:, 1:]
             blocks.append((f"{NEIGHBOURS} {i}", _one_hot(pairs, len(row.choices) ** 2).sum(axis=1)))
         return blocks
+
+
+@lru_cache(maxsize=16)
+def features_of(parameters: ParametersKey) -> Features:
+    """The features of these parameters, made once."""
+    return Features(dict(parameters))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

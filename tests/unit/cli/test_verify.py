@@ -10,6 +10,7 @@ import pytest
 
 from edgeprof.bench.run import RingRun
 from edgeprof.cli import app
+from edgeprof.cli import verify as verify_command
 from edgeprof.cli.render_verify import mean_tau, summary
 from edgeprof.cli.targets import Place
 from edgeprof.models.config import to_toml
@@ -388,3 +389,21 @@ def fuse_pairs(session: Session, factor: float, monkeypatch: pytest.MonkeyPatch)
         return factor * sum(of_additive(block, 1.0) - 3_000 for block in blocks) + 3_000
 
     monkeypatch.setattr(session.lab, "call_ns", call_ns)
+
+
+@pytest.mark.parametrize(("speeds", "chosen"), [([1.1], 0), ([1.3, 1.05], 1), ([0.7, 2.0], 0)])
+def test_a_model_measured_at_an_unusual_speed_of_the_host_is_measured_once_more(
+    speeds: list[float], chosen: int, monkeypatch: pytest.MonkeyPatch, make_row: Any, make_target: Any
+) -> None:
+    """The session nearer to the usual speed counts."""
+    sessions = [[make_row(), make_row(paired=True, uncorrected_ns=1e6 * speed)] for speed in speeds]
+    asked: list[bool] = []
+
+    def measure(*_: Any, fresh: bool, **__: Any) -> Any:
+        asked.append(fresh)
+        return sessions[len(asked) - 1], [], []
+
+    monkeypatch.setattr(verify_command, "_verify_one", measure)
+    rows = verify_command.verify_model(make_target("CG"), [], *[None] * 3)  # type: ignore[arg-type]
+    assert rows == sessions[chosen]
+    assert asked == [False, True][: len(speeds)]

@@ -9,6 +9,7 @@ from edgeprof.predict.types import ModelCall
 from edgeprof.predict.verify import (
     config_hash,
     failures,
+    host_speed,
     measure_of,
     measured_session,
     verify_calls,
@@ -156,3 +157,18 @@ def test_another_build_of_the_model_is_no_measurement_of_it(lab, make_target) ->
     ]
     assert verify_rows([target], [CALL], lab.knowledge(records), "s1") == []
     assert list(lab.knowledge(records).evidence().loads(model_case(target, CALL))) == []
+
+
+def test_the_hosts_speed_is_that_of_the_call_whose_cells_differ_most(make_row) -> None:
+    rows = [
+        make_row(paired=paired, context=context, uncorrected_ns=ns)
+        for context, stored, ns_paired in ((64, 1e6, 1.1e6), (128, 1e6, 0.8e6))
+        for paired, ns in ((False, stored), (True, ns_paired))
+    ]
+    assert host_speed(rows) == 0.8
+    assert host_speed(rows[:2]) == 1.1
+
+
+def test_without_rows_of_both_kinds_the_hosts_speed_is_the_usual_one(make_row) -> None:
+    memory = [make_row(phase="memory", paired=paired, uncorrected_ns=1e6 * (1 + paired)) for paired in (False, True)]
+    assert host_speed([make_row(paired=True), make_row(context=128), *memory]) == 1.0

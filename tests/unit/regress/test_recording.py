@@ -28,7 +28,7 @@ def test_a_recording_says_again_what_the_check_said(record, make_case):
 
 def test_blocks_of_the_second_run_are_no_blocks_of_the_first(record, make_case):
     recorded = read_recording(record([(make_case(), 0.2)]))
-    assert [len(next(iter(recorded.blocks[run].values()))) for run in (1, 2)] == [10, 10]
+    assert [len(next(iter(recorded.blocks(run).values()))) for run in (1, 2)] == [10, 10]
 
 
 def test_an_interrupted_recording_gives_what_it_has(record, make_case):
