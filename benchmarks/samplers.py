@@ -1,13 +1,14 @@
 """Compares samplers on made-up qualities of layouts under a latency budget: how far from the best, and what a trial costs.
 
-16 slots of 4 choices. Three qualities: ``additive`` (each slot on its own), ``interacting`` (what counts of two choices are worth
+16 slots of 4 choices. Five tasks: ``additive`` (each slot on its own), ``interacting`` (what counts of two choices are worth
 saturates, one choice is better after another: of the kind that the additive sampler's surrogate can express, though not in its
-terms) and ``entangled`` (any two slots, however far apart, may help or hinder each other: beyond that surrogate). The optimum of
-the first two is exact; that of the third is the best that any sampler or a long local search has found. Regret is what the
-chosen layout's true quality lacks, in per cent of the optimum; the layout is chosen by its score, and for the additive sampler
-also by its posterior mean. Optuna's samplers propose layouts beyond the budget too, and are told by how much they exceed it.
-Such layouts are in their favour: they count as trials only with ``--count-refused``, as a table tells that they need no
-training, and their samplers learn their quality all the same.
+terms), ``entangled`` (any two slots, however far apart, may help or hinder each other: beyond that surrogate), ``threefold``
+(so do triples of slots, and the first attention had better come early) and ``cliff`` (as interacting, but a second limit jumps
+with the sixth gqa, which only the exact check knows). The optimum of the first two is exact; that of the others is the best
+that a long local search has found. Regret is what the chosen layout's true quality lacks, in per cent of the optimum; the
+layout is chosen by its score, and for the additive sampler also by its posterior mean. Optuna's samplers propose layouts beyond
+the budget too, and are told by how much they exceed it. Such layouts are in their favour: they count as trials only with
+``--count-refused``, as a table tells that they need no training, and their samplers learn their quality all the same.
 
 python benchmarks/samplers.py [--trials 60 200] [--seeds 5] [--noise 0] [--samplers random tpe nsga2 gp additive] [--tasks ...]
 python benchmarks/samplers.py --solver      the exact solver beside HiGHS, on the same random problems
@@ -18,7 +19,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -38,7 +39,10 @@ N_SLOTS = 16
 CONV, SWA, GQA, LINEAR = CHOICES = ("conv", "swa", "gqa", "linear")
 NAMES = tuple(f"slot_{i:02d}" for i in range(N_SLOTS))
 PARAMETERS = dict.fromkeys(NAMES, CHOICES)
-TASKS = ("additive", "interacting", "entangled")
+TASKS = ("additive", "interacting", "entangled", "threefold", "cliff")
+
+MOST_GQA = 5
+"""More of them fall off the cliff."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class Task:
     budget: LinearLimit
     best: float
     is_exact: bool
+    has_cliff: bool = False
+
+    def excess(self, layout: Layout) -> float:
+        """By how much a layout is beyond the budget; at most 0 if it is not."""
+        off = sum(choice == GQA for choice in layout.values()) > MOST_GQA and self.has_cliff
+        return self.budget.value(layout) - self.budget.limit + (10.0 if off else 0.0)
 
 
 @dataclass
@@ -90,25 +100,41 @@ def make_tasks(seed: int = 0) -> list[Task]:
         slots = np.arange(N_SLOTS)
         return interacting.value(layout) + float(between[slots[:, None], slots, at[:, None], at].sum())
 
-    return [*tasks, Task("entangled", entangled, budget, local_search(entangled, budget), is_exact=False)]
+    triples = [tuple(sorted(rng.choice(N_SLOTS, 3, replace=False).tolist())) for _ in range(40)]
+    of_triples = rng.normal(0, 0.3, (len(triples), 4, 4, 4))
+
+    def threefold(layout: Layout) -> float:
+        at = [CHOICES.index(layout[name]) for name in NAMES]
+        first = next((i for i, name in enumerate(NAMES) if layout[name] == GQA), N_SLOTS)
+        joint = sum(float(w[at[i], at[j], at[k]]) for (i, j, k), w in zip(triples, of_triples, strict=True))
+        return interacting.value(layout) + joint - 0.1 * abs(first - 3)
+
+    def cliff(layout: Layout) -> float:
+        return interacting.value(layout)
+
+    beyond = [("entangled", entangled, False), ("threefold", threefold, False), ("cliff", cliff, True)]
+    for name, quality, has_cliff in beyond:
+        task = Task(name, quality, budget, 0.0, is_exact=False, has_cliff=has_cliff)
+        tasks.append(replace(task, best=local_search(task)))
+    return tasks
 
 
 def _table(values: np.ndarray) -> dict[str, dict[str, float]]:
     return {name: dict(zip(CHOICES, row.tolist(), strict=True)) for name, row in zip(NAMES, values, strict=True)}
 
 
-def local_search(quality: Callable[[Layout], float], budget: LinearLimit, n_starts: int = 30) -> float:
+def local_search(task: Task, n_starts: int = 30) -> float:
     """The best of many climbs by exchanging one or two choices at a time."""
     rng = np.random.default_rng(1)
     best = -np.inf
     for _ in range(n_starts):
         layout = {name: CONV for name in NAMES}
-        value, idle = quality(layout), 0
+        value, idle = task.quality(layout), 0
         while idle < 400:
             names = rng.choice(NAMES, int(rng.integers(1, 4)), replace=False)
             other = {**layout, **{str(name): CHOICES[int(rng.integers(4))] for name in names}}
-            better = budget.keeps(other) and quality(other) > value
-            layout, value, idle = (other, quality(other), 0) if better else (layout, value, idle + 1)
+            better = task.excess(other) <= 0 and task.quality(other) > value
+            layout, value, idle = (other, task.quality(other), 0) if better else (layout, value, idle + 1)
         best = max(best, value)
     return best
 
@@ -124,9 +150,9 @@ def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, c
         seconds += time.perf_counter() - begin
         n_asked += 1
         layout = dict(trial.params)
-        trial.set_constraint("latency", task.budget.value(layout) - task.budget.limit)
+        trial.set_constraint("latency", task.excess(layout))
         quality = task.quality(layout)
-        if task.budget.keeps(layout):
+        if task.excess(layout) <= 0:
             true[trial.number] = quality
         else:
             result.n_refused += 1
@@ -145,7 +171,9 @@ def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, c
 
 
 def _sampler(name: str, seed: int, task: Task) -> BaseSampler:
-    return make_sampler(name, seed=seed, parameters=PARAMETERS, limits=[task.budget])
+    return make_sampler(
+        name, seed=seed, parameters=PARAMETERS, limits=[task.budget], check=lambda layout: [task.excess(layout)]
+    )
 
 
 def _regret(task: Task, true: dict[int, float], chosen: int) -> float:
