@@ -23,6 +23,19 @@ def use_small_pages() -> None:
         ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
+def return_free_memory() -> None:
+    """Gives pages of the heap that are free back to the system, where the C library can (glibc).
+
+    What a load takes from pages that an earlier one has left is not seen to grow. That hid a megabyte of every cell, and a model
+    of eight layers took 5 MiB more than its cells.
+
+    Source: malloc_trim(3).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def code_bytes(smaps: str, own: Path) -> int:
     """Resident bytes of mapped files that do not lie in the folder ``own``: programs and libraries, paged in as they run."""
     total, counts = 0, False
@@ -42,13 +55,14 @@ def status_bytes(text: str, field: str) -> int | None:
 
 
 class MemoryWatch:
-    """Measures growth since it was made; the kernel's peak counter is reset first, so earlier peaks do not hide it.
+    """Measures growth since it was made; free memory is given back and the kernel's peak counter reset first, as both hide it.
 
     Source: proc(5): writing 5 to clear_refs resets VmHWM to the current resident size.
     """
 
     def __init__(self, own: Path) -> None:
         self.own = own
+        return_free_memory()
         try:
             CLEAR_REFS.write_text("5")
             self.can_reset = True
