@@ -26,8 +26,8 @@ def use_small_pages() -> None:
 def return_free_memory() -> None:
     """Gives pages of the heap that are free back to the system, where the C library can (glibc).
 
-    What a load takes from pages that an earlier one has left is not seen to grow. That hid a megabyte of every cell, and a model
-    of eight layers took 5 MiB more than its cells.
+    What a load takes from pages that something else has left is not seen to grow. That hid up to a megabyte of every cell, and a
+    model of eight layers took 5 MiB more than its cells.
 
     Source: malloc_trim(3).
     """
@@ -62,24 +62,27 @@ class MemoryWatch:
 
     def __init__(self, own: Path) -> None:
         self.own = own
+        self.code_before = self._code()  # first: the lines it reads leave a megabyte of free heap behind
         return_free_memory()
         try:
             CLEAR_REFS.write_text("5")
             self.can_reset = True
         except OSError:
             self.can_reset = False
-        self.before = self._read()
+        self.before = self._status()
 
-    def _read(self) -> dict[str, int | None]:
+    def _status(self) -> dict[str, int | None]:
         try:
             text = STATUS.read_text()
         except OSError:
             text = ""
-        found = {field: status_bytes(text, field) for field in ("VmHWM", "VmRSS", "RssAnon", "RssFile")}
+        return {field: status_bytes(text, field) for field in ("VmHWM", "VmRSS", "RssAnon", "RssFile")}
+
+    def _code(self) -> int | None:
         try:
-            return found | {"code": code_bytes(SMAPS.read_text(), self.own)}
+            return code_bytes(SMAPS.read_text(), self.own)
         except OSError:
-            return found | {"code": None}
+            return None
 
     def deltas(self) -> dict[str, int | None]:
         """Bytes by which the peak, the anonymous and the file-backed resident size exceed those at the start.
@@ -87,7 +90,7 @@ class MemoryWatch:
         The code is the part of the file-backed size that is no file of the artifact's. The peak is None where the kernel's
         counter could not be reset.
         """
-        now = self._read()
+        now = self._status()
 
         def grown(after: int | None, before: int | None) -> int | None:
             return None if after is None or before is None else after - before
@@ -96,5 +99,5 @@ class MemoryWatch:
             "peak_rss_delta_bytes": grown(now["VmHWM"], self.before["VmRSS"]) if self.can_reset else None,
             "anon_delta_bytes": grown(now["RssAnon"], self.before["RssAnon"]),
             "file_delta_bytes": grown(now["RssFile"], self.before["RssFile"]),
-            "code_delta_bytes": grown(now["code"], self.before["code"]),
+            "code_delta_bytes": grown(self._code(), self.code_before),
         }

@@ -35,7 +35,9 @@ class PacedWorker:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 pass_fds=[given.fileno()],
-                env=side.environment(worker_environment(job.n_threads)),
+                env=side.environment(
+                    worker_environment(job.n_threads, times=any(i.kind != "probe" for i in job.items))
+                ),
                 start_new_session=True,
             )
         worker_process._running.add(self._process)

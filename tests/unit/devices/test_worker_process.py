@@ -97,6 +97,13 @@ def test_the_childs_environment_limits_every_librarys_threads(scripted) -> None:
     assert worker_environment(2)["OPENBLAS_NUM_THREADS"] == "2"
 
 
+@pytest.mark.parametrize(("kinds", "tunables"), [(["probe"], None), (["probe", "hot"], "glibc.malloc.hugetlb=1")])
+def test_a_heap_that_grows_in_steps_is_not_what_memory_is_measured_with(scripted, kinds, tunables) -> None:
+    scripted("emit(event='end', seen=os.environ.get('GLIBC_TUNABLES'))")
+    (event,) = run_worker({"items": [{"kind": kind} for kind in kinds]}, n_threads=1, silence_s=PATIENCE_S)
+    assert event["seen"] == tunables
+
+
 def test_a_silent_worker_times_out_and_is_ended(scripted) -> None:
     scripted("emit(event='ready', pid=os.getpid()); time.sleep(600)")
     found = events(0.5)
