@@ -15,8 +15,14 @@ Check = Callable[[Layout], bool | Sequence[float]]
 """An exact check of a layout: whether it may be tried. Or by how much it exceeds the first limits, in their order and units:
 it may be tried where nothing is above 0."""
 
-MOST_TRIES = 30
-"""Proposals that the exact check may refuse before the search says that none passes."""
+MOST_TRIES = 10
+"""Proposals of the solver that the exact check may refuse before layouts near those that passed it are looked at."""
+
+N_STARTS = 6
+"""Layouts that passed, from which to climb then."""
+
+MOST_CHECKS = 60
+"""Neighbours of one layout that the exact check is asked about."""
 
 RANDOM_TRIES = 2000
 """Random layouts to look at for a start, before the solver is asked for one."""
@@ -76,10 +82,47 @@ class Proposer:
                 return solution.layout
             refused.append(solution.layout)
             limits = self._drawn_in(limits, solution.layout, verdict.excess) if may_draw_in else limits
-        names = ", ".join(limit.name for limit in self.limits)
-        raise NoFeasibleLayoutError(
-            f"search: {MOST_TRIES} layouts within the linear limits ({names}) were refused by the exact check; relax a budget"
+        layout = self._climbed(objective, taken)
+        if layout is None:
+            names = ", ".join(limit.name for limit in self.limits)
+            raise NoFeasibleLayoutError(
+                f"search: no layout within the linear limits ({names}) was found that passes the exact check; relax a budget"
+            )
+        return layout
+
+    def _climbed(self, objective: Additive, taken: Sequence[Layout]) -> dict[str, str] | None:
+        """The best new layout on climbs, one choice at a time, from the best of those taken that pass, or from random ones."""
+        known = {self._key(layout) for layout in taken}
+        starts = [layout for layout in taken if self.allows(layout)]
+        if not starts:
+            rng = np.random.default_rng(len(known))
+            starts = [layout for layout in self._random_layouts(rng) if self._verdict(layout).passes]
+        found: list[dict[str, str]] = []
+        for start in sorted(starts, key=objective.value, reverse=True)[:N_STARTS]:
+            at: Layout | None = start
+            found += [] if self._key(start) in known else [dict(start)]
+            while at is not None:
+                at, new = self._step(objective, at, known)
+                found += [] if new is None else [new]
+        return max(found, key=objective.value, default=None)
+
+    def _step(
+        self, objective: Additive, at: Layout, known: set[tuple[tuple[str, str], ...]]
+    ) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+        """The best neighbour that passes if it is worth more, and the best one that passes and is new."""
+        neighbours = [{**at, name: c} for name, own in self.parameters.items() for c in own if c != at[name]]
+        limits = self._grounded()
+        able = [layout for layout in neighbours if all(limit.keeps(layout) for limit in limits)]
+        passing = (
+            layout
+            for layout in sorted(able, key=objective.value, reverse=True)[:MOST_CHECKS]
+            if self._verdict(layout).passes
         )
+        first = next(passing, None)
+        if first is None:
+            return None, None
+        new = next((layout for layout in (first, *passing) if self._key(layout) not in known), None)
+        return (first if objective.value(first) > objective.value(at) else None), new
 
     def spread(self, rng: np.random.Generator, taken: Sequence[Layout]) -> dict[str, str] | None:
         """A random layout far from those taken; None where all that may be tried are taken.

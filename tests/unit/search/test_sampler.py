@@ -115,6 +115,18 @@ def test_a_check_that_only_says_no_is_obeyed():
     assert all(layout["slot_5"] != "gqa" for layout in run(study, 15))
 
 
+def test_a_limit_that_jumps_where_nothing_foretells_it_still_leads_to_the_best_that_passes():
+    """As memory does with one more layer: what is worth most is refused again and again."""
+
+    def falls_off(layout):
+        return [10.0 if [*layout.values()].count("gqa") > 2 else -1.0]
+
+    study = maximise(parameters=SLOTS, check=falls_off, n_startup_trials=4)
+    proposed = run(study, 40, SPACE, lambda x: float([*x.values()].count("gqa")))
+    assert all(falls_off(layout)[0] <= 0 for layout in proposed)
+    assert max([*layout.values()].count("gqa") for layout in proposed) == 2
+
+
 def test_a_check_that_refuses_everything_is_an_error():
     with pytest.raises(NoFeasibleLayoutError, match="exact check"):
         maximise(parameters=SLOTS, check=lambda _: False).ask(SPACE)
