@@ -76,9 +76,11 @@ class Worker:
         self.runtime: Runtime = RUNTIMES.get(job.runtime)
 
     def run(self) -> None:
-        """Pins the process, readies the runtime, does the items, and says that it is done."""
+        """Readies the runtime, pins the process, does the items, and says that it is done."""
+        if self.job.n_threads > 1:  # a runtime's threads stay where it starts them
+            pin(self.job.cpus)
+        seen = self.runtime.start(self.job.n_threads)  # takes seconds to import, on any CPU
         affinity = pin(self.job.cpus)
-        seen = self.runtime.start(self.job.n_threads)
         self.emit(
             {"event": "ready", "n_threads_seen": seen, "affinity_seen": affinity, "sentinel_ns": self._sentinel()}
         )

@@ -124,13 +124,16 @@ def needed_seconds(blocks: Blocks, plan: Plan) -> float | None:
     """About how long a check would have to be to be clear about every case that this one leaves open; None if no time helps.
 
     The width of an interval falls with the root of the blocks; what stays wider than the floor after the plan's last look is
-    noise that no longer check of this plan overcomes. A first look and a second run of it are always counted.
+    noise that no longer check of this plan overcomes, and nothing is narrower than a floor of 0. A first look and a second run of
+    it are always counted.
     """
     verdicts = judge(blocks.first, plan, blocks.again)
     most = 0.0
     for key, verdict in verdicts.items():
         if verdict.outcome != "inconclusive":
             continue
+        if not plan.floor:
+            return None
         n = max(len(blocks.first[key]), 1)
         if n < MIN_BLOCKS or verdict.ratio_ci95 is None:
             wanted = float(plan.looks[0])

@@ -44,7 +44,7 @@ class RawBlock:
     at: str
 
     def block(self) -> Block:
-        """The block's times: each process counts with its best load."""
+        """The block's times: each process counts with its best loads."""
         base, head = (
             [process_time(loads) for letter, loads in zip(self.order, self.processes, strict=True) if letter == side]
             for side in "AB"
@@ -53,17 +53,18 @@ class RawBlock:
 
 
 def process_time(loads: Sequence[Sequence[int]]) -> float:
-    """A process's time for a case: logarithm of the smallest of the medians of its loads, in ns.
+    """A process's time for a case: mean of the logarithms of its loads' medians in ns, over the better half of the loads.
 
-    Where a load's memory happens to lie, and other tenants, can only slow it down, so the best load of a process repeats best.
-    The least of more loads is smaller, so both sides need equally many.
+    Where a load's memory happens to lie, and other tenants, can only slow it down, so the best loads of a process repeat best.
+    The best of more loads are better, so both sides need equally many.
 
     Raises:
         ValueError: there is no load, or one has no samples.
     """
     if not loads:
         raise ValueError("a process needs at least one load")
-    return min(log_median(samples) for samples in loads)
+    best = sorted(log_median(samples) for samples in loads)[: (len(loads) + 1) // 2]
+    return sum(best) / len(best)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,7 +217,7 @@ def _take(found: Recorded, line: dict[str, Any]) -> None:
 
 
 def add_p50(found: dict[str, dict[SideName, list[int]]], raw: RawBlock) -> None:
-    """Keeps the median of every process's best load, for people to read."""
+    """Keeps the median of every process's best loads, for people to read."""
     sides = found.setdefault(raw.case_key, {"base": [], "head": []})
     for letter, loads in zip(raw.order, raw.processes, strict=True):
         side: SideName = "base" if letter == "A" else "head"

@@ -26,13 +26,13 @@ MS = 1_000_000
 PROTOCOL = MeasureProtocol(
     effort="check",
     rounds=1,
-    loads=2,
+    loads=4,
     min_samples=5,
     max_samples=30,
-    time_budget_ns=30 * MS,
-    warmup_budget_ns=50 * MS,
+    time_budget_ns=20 * MS,
+    warmup_budget_ns=20 * MS,
 )
-"""Counts of a check: many short loads tell more than few long ones, as it is loads and processes that scatter."""
+"""Counts of a check: many short loads tell more than few long ones, as loads scatter, and the host does from moment to moment."""
 
 MAX_LOST = 2
 """Workers that may be lost under a case before it counts as failed: one may be the host's doing."""

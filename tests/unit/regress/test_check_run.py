@@ -1,6 +1,7 @@
 """The run of a check over scripted blocks: when it stops, what it runs again, and what it says of too little time."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,3 +164,9 @@ def test_noise_that_no_number_of_blocks_overcomes_is_said_so():
 
 def test_no_block_at_all_needs_a_first_look():
     assert needed_seconds(Blocks(first={"a": []}, seconds_a_block=2.0), PLAN) is not None
+
+
+def test_nothing_is_ever_inside_a_floor_of_nothing():
+    plan = replace(PLAN, floor=0.0)
+    blocks = Blocks(first=run(Scripted({"a": 0.0}), budget_s=20.0).first, seconds_a_block=2.0)
+    assert needed_seconds(blocks, plan) is None

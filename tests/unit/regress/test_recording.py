@@ -4,11 +4,11 @@ import math
 import pytest
 
 from edgeprof.core.errors import UsageError
-from edgeprof.regress.recording import RawBlock, read_recording
+from edgeprof.regress.recording import RawBlock, process_time, read_recording
 from edgeprof.regress.run import replay
 
 
-def test_a_process_counts_with_its_best_load_and_letters_tell_the_sides():
+def test_a_process_counts_with_its_best_loads_and_letters_tell_the_sides():
     raw = RawBlock(
         case_key="k", run=1, order="BAAB", at="now", processes=(((30,), (20,)), ((10,),), ((11,),), ((40,), (50,)))
     )
@@ -112,3 +112,14 @@ def test_a_sample_that_is_no_time_is_refused(record, make_case):
 def test_a_folder_is_no_recording(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         replay(tmp_path)
+
+
+def test_a_process_counts_with_the_medians_of_the_better_half_of_its_loads():
+    assert process_time([[10, 30, 20], [5, 50, 500]]) == pytest.approx(math.log(20))
+    loads = [[10], [40], [1000], [90]]
+    assert process_time(loads) == pytest.approx((math.log(10) + math.log(40)) / 2)
+
+
+def test_a_process_without_loads_has_no_time():
+    with pytest.raises(ValueError, match="at least one load"):
+        process_time([])
