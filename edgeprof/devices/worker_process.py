@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edgeprof.devices.local import WORKER_TUNABLES
@@ -34,19 +34,15 @@ class WorkerLostError(Exception):
         self.timed_out = timed_out
 
 
-def worker_environment(n_threads: int, *, times: bool = True) -> dict[str, str]:
-    """The child's environment: the parent's, one thread count for every library, and huge pages where it ``times`` something.
+def worker_environment(n_threads: int, kinds: Iterable[str]) -> dict[str, str]:
+    """The child's environment for items of these ``kinds``: the parent's, one thread count for every library, and huge pages.
 
-    Memory is looked at without: with them malloc grows its heap in steps of 2 MiB, in which a cell of a megabyte vanishes.
+    Probes, which look at memory, go without: with them malloc grows its heap in steps of 2 MiB, in which a cell of a megabyte
+    vanishes.
     """
     threads = {name: str(n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **threads, **(WORKER_TUNABLES if times else {}), "PYTHONHASHSEED": "0"}
-
-
-def _times(job: Mapping[str, Any]) -> bool:
-    """Whether a job does anything but probes, whose times nobody keeps."""
-    items = job.get("items", [])
-    return not items or any(item["kind"] != "probe" for item in items)
+    tunables = {} if set(kinds) == {"probe"} else WORKER_TUNABLES
+    return {**os.environ, **threads, **tunables, "PYTHONHASHSEED": "0"}
 
 
 def run_worker(job: dict[str, Any], *, n_threads: int, silence_s: float) -> Iterator[Event]:
@@ -63,7 +59,7 @@ def run_worker(job: dict[str, Any], *, n_threads: int, silence_s: float) -> Iter
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=worker_environment(n_threads, times=_times(job)),
+            env=worker_environment(n_threads, (item["kind"] for item in job.get("items", ()))),
             start_new_session=True,
         )
         _running.add(process)

@@ -51,10 +51,10 @@ class AttentionModule(OperatorModule):
         self._shared_rope(x_BTD, packed)
         tokens, window = x_BTD.shape[1], self._window
         if not _sees_all(packed, tokens, window):
-            if has_varlen(x_BTD):
+            if _has_varlen(x_BTD):
                 packed.bounds(x_BTD[..., 0])
             else:
-                visible_blocks(packed, tokens, window, x_BTD.device)
+                _visible_blocks(packed, tokens, window, x_BTD.device)
 
     @property
     def _window(self) -> int | None:
@@ -116,7 +116,7 @@ def attend_packed(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packed
     tokens = q_BHTE.shape[2]
     if _sees_all(packed, tokens, window):
         return F.scaled_dot_product_attention(q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=True)
-    if has_varlen(v_BKTE):
+    if _has_varlen(v_BKTE):
         return _attend_varlen(q_BHTE, k_BKTE, v_BKTE, packed, window)
     return _attend_blocks(q_BHTE, k_BKTE, v_BKTE, packed, window)
 
@@ -125,7 +125,7 @@ def _sees_all(packed: Packed, tokens: int, window: int | None) -> bool:
     return packed.documents is None and (window is None or window >= tokens)
 
 
-def has_varlen(x: Tensor) -> bool:
+def _has_varlen(x: Tensor) -> bool:
     """Whether attention over rows of any length has a kernel for ``x`` as it will be computed: on CUDA in 16 bits."""
     return x.is_cuda and (x.dtype in HALF or torch.is_autocast_enabled("cuda"))
 
@@ -150,7 +150,7 @@ def _attend_blocks(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packe
     """
     tokens = q_BHTE.shape[2]
     queries, keys, values = (torch.split(x, BLOCK, 2) for x in (q_BHTE, k_BKTE, v_BKTE))
-    blocks = visible_blocks(packed, tokens, window, q_BHTE.device)
+    blocks = _visible_blocks(packed, tokens, window, q_BHTE.device)
     parts = []
     for index, (q, (first, visible)) in enumerate(zip(queries, blocks, strict=True)):
         k, v = (torch.cat(all_blocks[first : index + 1], 2) for all_blocks in (keys, values))
@@ -158,15 +158,15 @@ def _attend_blocks(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, packed: Packe
     return torch.cat(parts, 2)
 
 
-def visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
+def _visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
     """For each block of queries the first block of keys that any of them sees, and which of the keys from there on each sees.
 
     The masks are (B, 1, queries, keys), or (1, 1, queries, keys) where all rows see alike.
     """
-    return packed.once(("blocks", tokens, window), lambda: _visible_blocks(packed, tokens, window, device))
+    return packed.once(("blocks", tokens, window), lambda: _make_blocks(packed, tokens, window, device))
 
 
-def _visible_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
+def _make_blocks(packed: Packed, tokens: int, window: int | None, device: torch.device) -> list[tuple[int, Tensor]]:
     position = torch.arange(tokens, device=device)
     oldest = torch.zeros_like(position) if window is None else (position - window + 1).clamp(min=0)
     starts = packed.starts()

@@ -78,7 +78,7 @@ def _trace(side: Side, facts: SideFacts, case: BenchCase, *, cpus: list[int], se
             capture_output=True,
             text=True,
             timeout=TRACE_TIMEOUT_S,
-            env=side.environment(worker_environment(case.n_threads)),
+            env=side.environment(worker_environment(case.n_threads, [item.kind])),
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -35,9 +35,7 @@ class PacedWorker:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 pass_fds=[given.fileno()],
-                env=side.environment(
-                    worker_environment(job.n_threads, times=any(i.kind != "probe" for i in job.items))
-                ),
+                env=side.environment(worker_environment(job.n_threads, (item.kind for item in job.items))),
                 start_new_session=True,
             )
         worker_process._running.add(self._process)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from edgeprof.core.errors import UsageError
 from edgeprof.search.additive import weighted_sum
 from edgeprof.search.linear import LinearLimit, Parameters
-from edgeprof.search.sampler_history import FIXED_PARAMS, History, Memo, Observation, read_history
+from edgeprof.search.sampler_history import FIXED_PARAMS, History, Observation, read_history
 from edgeprof.search.sampler_levels import Axis, make_axes
 from edgeprof.search.sampler_proposal import Check, NoFeasibleLayoutError, Proposer
 from edgeprof.search.surrogate import Posterior
@@ -72,7 +72,6 @@ class AdditiveSampler(BaseSampler):
         self._limits = tuple(limits)
         self._check = check
         self._n_startup_trials = n_startup_trials
-        self._memo: Memo = {}
 
     def reseed_rng(self) -> None:
         """Forgets the seed."""
@@ -96,8 +95,7 @@ class AdditiveSampler(BaseSampler):
             return {}
         rng = np.random.default_rng([self._seed, trial.number])
         proposer = self._proposer(axes).with_fixed(fixed)
-        memo = self._memo if self._parameters else None  # else the parameters may change from trial to trial
-        layout = self._layout(proposer, axes, read_history(study, axes, but=trial.number, memo=memo), rng)
+        layout = self._layout(proposer, axes, read_history(study, axes, but=trial.number), rng)
         return {name: axis.value_of(layout[name], rng) for name, axis in axes.items()}
 
     def sample_independent(

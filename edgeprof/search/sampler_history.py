@@ -1,7 +1,4 @@
-"""What a study's trials say: nothing that a sampler knows lies anywhere else.
-
-Finished trials never change, so they are looked at once.
-"""
+"""What a study's trials say, read afresh for every proposal: nothing that a sampler knows lies anywhere else."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,35 +48,19 @@ class History:
         return self.completed + self.pruned
 
 
-Memo = dict[tuple[str, int], Observation | None]
-"""Completed trials by study and number, as they were read over one set of parameters; None for those that say nothing."""
-
-
-def read_history(
-    study: Study, axes: Mapping[str, Axis], *, but: int | None = None, memo: Memo | None = None
-) -> History:
+def read_history(study: Study, axes: Mapping[str, Axis], *, but: int | None = None) -> History:
     """The history of a study over these parameters; trials that lack one of them are left out, as is the trial ``but``."""
-    completed: list[Observation] = []
-    pruned, taken = [], []
+    completed, pruned, taken = [], [], []
     signs = [1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions]
-    memo = {} if memo is None else memo
     for trial in study.get_trials(deepcopy=False):
         if trial.number == but or (trial.state == TrialState.FAIL and FAILED not in trial.user_attrs):
             continue
-        key = study.study_name, trial.number
-        if key in memo:
-            known = memo[key]
-            completed += [] if known is None else [known]
-            taken += [] if known is None else [known.layout]
-            continue
         layout = layout_of(trial, axes)
         if layout is None:
-            memo |= {key: None} if trial.state == TrialState.COMPLETE else {}
             continue
         taken.append(layout)
         if trial.state == TrialState.COMPLETE and all(math.isfinite(value) for value in trial.values):
             completed.append(_observation(trial, layout, signs))
-            memo[key] = completed[-1]
         elif trial.state == TrialState.PRUNED and _keeps_constraints(trial):
             pruned.append((trial.number, layout))
     stand_ins = _stand_ins(pruned, completed) if len(signs) == 1 else ()

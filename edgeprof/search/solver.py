@@ -5,17 +5,12 @@ two limits it took 60 to 160 ms at the median and up to 1.4 s, this search 17 to
 core (``benchmarks/samplers.py --solver``).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from edgeprof.core.errors import EdgeprofError
 from edgeprof.search.additive import Additive
 from edgeprof.search.linear import Layout, LinearLimit, Parameters
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BEAM = 200
 """Labels of the first, incomplete search, which finds a good layout to compare with."""
@@ -52,7 +47,7 @@ def solve(
     Raises:
         SolverLimitError: nothing was found, and ``most_labels`` were too few to say that there is nothing.
     """
-    from edgeprof.search.solver_bound import Known, make_bound
+    from edgeprof.search.solver_bound import make_bound
     from edgeprof.search.solver_labels import LabelSearch
     from edgeprof.search.solver_problem import make_problem
 
@@ -62,28 +57,24 @@ def solve(
     if any(not limit.allows(limit.least()) for limit in limits):
         return None
     problem = make_problem(objective, parameters, limits, forbidden)
-
-    def solution(chosen: "np.ndarray") -> Solution | None:
-        layout = problem.layout(chosen)
-        if not all(limit.keeps(layout) for limit in limits):
-            return None
-        layout = {name: layout[name] for name in parameters}
-        return Solution(layout=layout, value=objective.value(layout), is_optimal=False)
-
-    bound = make_bound(problem)
-    promising = LabelSearch(problem, bound).run(bound.known.worth, BEAM)
-    if len(promising.chosen):
-        bound = make_bound(problem, bound, Known(chosen=promising.chosen[0], worth=float(promising.worth[0])))
-    known = bound.known
-    best = None if known.chosen is None else solution(known.chosen)
-    found = LabelSearch(problem, bound).run(-math.inf if best is None else known.worth, most_labels)
-    better = (solution(chosen) for chosen in found.chosen)
-    best = next((one for one in better if one is not None), best)
-    if best is None and not found.is_complete:
+    best, bound = None, None
+    for labels in (BEAM, most_labels):
+        known = -float("inf") if best is None else best.value - objective.constant
+        bound = make_bound(problem, known, bound)
+        found = LabelSearch(problem, bound).run(known, labels)
+        for chosen in found.chosen:
+            layout = problem.layout(chosen)
+            if all(limit.keeps(layout) for limit in limits):
+                layout = {name: layout[name] for name in parameters}
+                best = Solution(layout=layout, value=objective.value(layout), is_optimal=False)
+                break
+        if found.is_complete:
+            return None if best is None else replace(best, is_optimal=True)
+    if best is None:
         raise SolverLimitError(
             f"solver: no layout found among {most_labels} partial ones; relax a limit or remove choices"
         )
-    return None if best is None else replace(best, is_optimal=found.is_complete)
+    return best
 
 
 def grounded(limit: LinearLimit, parameters: Parameters) -> LinearLimit:

@@ -2,12 +2,10 @@
 
 The Lagrangian relaxation. With a price on each limit's weight and a reward for each counted choice, slots only know their
 neighbours, and the best path through them is found by dynamic programming (Viterbi). Any prices give a valid bound; good ones
-(found by subgradient steps) a tight one. Paths met on the way that happen to keep the limits are layouts to compare with.
-Bounds change how fast the solver is, never what it finds.
+(found by subgradient steps) a tight one. Bounds change how fast the solver is, never what it finds.
 Source: M. L. Fisher, "The Lagrangian Relaxation Method for Solving Integer Programming Problems", Management Science 27(1), 1981.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +26,7 @@ class Bound:
     ``prices`` (J) of the limits' weights, ``rewards`` (K) for the counted choices.
     ``reduced`` (S, C): worth of each choice, priced. ``to_go`` (S, C): the most that the slots after s add, given the choice at
     s. ``constant``: what the limits' rest is worth at their prices. ``count_to_go`` (S + 1, K, S + 1): the most that a count
-    adds in the end, given that so many have been counted before slot s. ``known`` is the best layout that was met, if any.
+    adds in the end, given that so many have been counted before slot s.
     """
 
     prices: np.ndarray
@@ -37,20 +35,11 @@ class Bound:
     to_go: np.ndarray
     constant: float
     count_to_go: np.ndarray
-    known: "Known"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """A layout that keeps all limits, as places of its choices (S,), and its worth; -inf where there is none."""
-
-    chosen: np.ndarray | None = None
-    worth: float = -math.inf
-
-
-def make_bound(problem: Problem, start: Bound | None = None, known: Known | None = None) -> Bound:
-    """A tight bound: the better the ``known`` layout, and ``start``'s prices, the sooner."""
-    prices, rewards, known = _prices(problem, start, known or Known())
+def make_bound(problem: Problem, known_worth: float, start: Bound | None = None) -> Bound:
+    """A tight bound. ``known_worth`` is that of some good layout; it guides the length of the steps from ``start``'s prices."""
+    prices, rewards = _prices(problem, known_worth, start)
     reduced = _reduced(problem, prices, rewards)
     to_go, _ = _viterbi(problem, reduced)
     return Bound(
@@ -60,12 +49,11 @@ def make_bound(problem: Problem, start: Bound | None = None, known: Known | None
         to_go=to_go,
         constant=float(prices @ problem.most),
         count_to_go=_count_to_go(problem, problem.tables - rewards[:, None] * np.arange(problem.n_slots + 1)),
-        known=known,
     )
 
 
-def _prices(problem: Problem, start: Bound | None, known: Known) -> tuple[np.ndarray, np.ndarray, Known]:
-    """Prices of the limits (at least 0) and rewards of counted choices that make the bound low; the best layout met."""
+def _prices(problem: Problem, known_worth: float, start: Bound | None) -> tuple[np.ndarray, np.ndarray]:
+    """Prices of the limits (at least 0) and rewards of counted choices that make the bound low."""
     slots = np.arange(problem.n_slots)
     numbers = np.arange(problem.n_slots + 1)
     prices = np.zeros(len(problem.most)) if start is None else start.prices
@@ -84,16 +72,14 @@ def _prices(problem: Problem, start: Bound | None, known: Known) -> tuple[np.nda
             length = length / 2 if waited % PATIENCE == 0 else length
         slack = problem.most - problem.weights[:, slots, chosen].sum(axis=1)
         counted = np.bincount(problem.counter[slots, chosen], minlength=problem.n_counters + 1)[:-1]
-        if np.all(slack >= 0) and (worth := problem.worth_of(chosen, counted)) > known.worth:
-            known = Known(chosen=chosen, worth=worth) if problem.may_be(chosen) else known
         wanted = counted - priced.argmax(axis=1)
         square = float((slack[(prices > 0) | (slack < 0)] ** 2).sum() + (wanted**2).sum())
-        gap = value - known.worth if known.chosen is not None else max(1.0, abs(value))
+        gap = value - known_worth if np.isfinite(known_worth) else max(1.0, abs(value))
         if square < 1e-12 or gap <= 1e-9 or length < 1e-3:
             break
         step = length * gap / square
         prices, rewards = np.maximum(prices - step * slack, 0.0), rewards - step * wanted
-    return best[1], best[2], known
+    return best[1], best[2]
 
 
 def _reduced(problem: Problem, prices: np.ndarray, rewards: np.ndarray) -> np.ndarray:

@@ -43,21 +43,7 @@ class Problem:
         """Number of counted choices."""
         return len(self.tables)
 
-    def worth_of(self, chosen: np.ndarray, counted: np.ndarray) -> float:
-        """The worth of a whole layout by the places of its choices (S,) and how often each counted choice is among them (K,)."""
-        slots = np.arange(self.n_slots)
-        after = self.pairs[slots[1:], chosen[:-1], chosen[1:]]
-        counts = self.tables[np.arange(self.n_counters), counted]
-        return float(self.worth[slots, chosen].sum() + after.sum() + counts.sum())
-
-    def may_be(self, chosen: np.ndarray) -> bool:
-        """Whether a whole layout is none of the forbidden ones."""
-        node = DIVERGED if len(self.next_node) == 2 else 1
-        for choice in chosen:
-            node = int(self.next_node[node, choice])
-        return node == DIVERGED
-
-    def layout(self, chosen: np.ndarray) -> dict[str, str]:
+    def layout(self, chosen: Sequence[int]) -> dict[str, str]:
         """The layout of these choices' places."""
         return {name: own[i] for name, own, i in zip(self.names, self.choices, chosen, strict=True)}
 

@@ -94,7 +94,7 @@ def test_the_childs_environment_limits_every_librarys_threads(scripted) -> None:
     scripted("emit(event='end', seen={n: os.environ.get(n) for n in ('OMP_NUM_THREADS', 'GLIBC_TUNABLES')})")
     (event,) = run_worker({}, n_threads=3, silence_s=PATIENCE_S)
     assert event["seen"] == {"OMP_NUM_THREADS": "3", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    assert worker_environment(2)["OPENBLAS_NUM_THREADS"] == "2"
+    assert worker_environment(2, [])["OPENBLAS_NUM_THREADS"] == "2"
 
 
 @pytest.mark.parametrize(("kinds", "tunables"), [(["probe"], None), (["probe", "hot"], "glibc.malloc.hugetlb=1")])

@@ -183,7 +183,8 @@ def test_a_tokenizer_file_that_is_only_written_otherwise_is_the_same(teacher_fol
         document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
         document["truncation"] = None
 
-    load_teacher(changed_tokenizer(teacher_folder, tmp_path, rewrite), opened, device=CPU)
+    same = load_teacher(changed_tokenizer(teacher_folder, tmp_path, rewrite), opened, device=CPU)
+    assert same.n_ids == load_teacher(teacher_folder, opened, device=CPU).n_ids
 
 
 def test_a_teacher_without_tokenizer_or_with_too_few_tokens_is_refused(teacher_folder, opened, data, tmp_path):
