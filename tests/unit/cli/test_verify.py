@@ -336,9 +336,9 @@ def test_what_was_traced_is_not_traced_again_and_is_kept(
     first = times(run(configs[0], "--json", "--blame")[1])
     assert len(history()) == 4
     assert sum(row.terms is not None for row in history()) == 2
-    assert times(run(configs[0], "--json", "--blame")[1]) == [
-        row | {"at": again["at"]} for row, again in zip(first, times(run(configs[0], "--json")[1]), strict=True)
-    ]
+    # but for the time of day, which the rows of each run have anew
+    for again in (times(run(configs[0], "--json", "--blame")[1]), times(run(configs[0], "--json")[1])):
+        assert [row | {"at": None} for row in again] == [row | {"at": None} for row in first]
     assert len(traces.cases) == 2
 
 
