@@ -1,19 +1,22 @@
-"""Does the quick quality proxy order layouts as a training of ten times its budget does?
+"""Does the quality proxy order fresh layouts as a training of ten times its budget does, and is the best one chosen at the end?
 
-Sixteen layouts of eight slots that nothing was calibrated on. The long training is of the final stage's tasks, which are longer
-and wider than the quick ones, and it counts with its last losses; the proxy counts with the means that it is scored by. Rows go
-to a file, so that an interrupted run goes on. Then: Kendall's tau with a bootstrap interval over layouts, tau between the long
-training's own seeds, the share of pairs that are ordered right among those that truly differ (by more than half of a standard
-deviation over layouts), and what counting parameters or FLOPs would say.
+Sixteen layouts of eight slots that nothing was calibrated on. The truth of a layout is a twin that is wider, sees longer
+sequences and trains for longer than any stage of the proxy: its held-out loss on two texts (the proxy's own kind, and the
+standard library's source code, which the proxy never sees) and on recall of more keys. Rows go to a file, so that an interrupted
+run goes on, and several processes with seeds of their own may share it.
 
-    python benchmarks/proxy_truth.py --out truth.jsonl [--layouts 16] [--seeds 0 1]
+    python benchmarks/proxy_truth.py --out truth.jsonl [--layouts 16] [--seeds 0 1]      measures, then tells
+    python benchmarks/proxy_truth.py --out truth.jsonl --read                            tells what is there
 """
 
 import argparse
 import itertools
 import json
 import statistics
+import sysconfig
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +24,33 @@ from proxy import LAYOUTS, MIXERS, REFERENCE, architecture, read
 from scipy.stats import kendalltau
 
 from edgeprof.models.accounting import parameters
+from edgeprof.models.config import ArchConfig
 from edgeprof.models.model import model_of
 from edgeprof.search.proxy import DEFAULT_WEIGHTS
 from edgeprof.search.proxy_parts import PARTS
-from edgeprof.search.twin_training import TwinTraining
+from edgeprof.search.tasks import Batch, Ids, recall, text_windows
+from edgeprof.search.text import VOCAB, built_in_corpus, corpus_of
+from edgeprof.search.twin import TwinSize
+from edgeprof.search.twin_training import Recipe, TwinTraining, batch_loss
 
 SLOTS = 8
-STAGES = {"proxy": "quick", "long": "final"}
+STAGES = ("standard", "final")
+ROUNDS = ("init", "standard", "long", "final")
 TRULY = 0.5
+"""Layouts differ truly if their truths do by more than this many standard deviations over layouts."""
+
+CODE_CHARACTERS = 2_000_000
+N_KEYS = 24
+TEXT = Recipe(
+    size=TwinSize(d_model=96, vocab=VOCAB, tokens=256),
+    batch=4, steps=600, learning_rate=4e-3, decay=0.3, embedding_sd=0.15,
+)  # fmt: skip
+RECALL = Recipe(
+    size=TwinSize(d_model=48, vocab=2 * N_KEYS, tokens=128),
+    batch=16, steps=700, learning_rate=4e-3, decay=0.3, embedding_sd=0.1,
+)  # fmt: skip
+TRUTHS = {"docs": ("docs", "recall"), "code": ("code", "recall"), "both": ("docs", "code", "recall")}
+HELD_OUT_BATCHES = 32
 
 
 def fresh_layouts(n: int) -> list[str]:
@@ -41,22 +63,75 @@ def fresh_layouts(n: int) -> list[str]:
     return list(found)
 
 
-def losses(layout: str, what: str, seed: int) -> dict[str, float]:
-    """By part the mean loss of all segments, or the last one's of the long training."""
+def source_code() -> str:
+    paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return "\n\n".join(path.read_text(encoding="utf-8") for path in paths)[:CODE_CHARACTERS]
+
+
+def windows(stream: Ids) -> Callable[[np.random.Generator], Batch]:
+    return partial(text_windows, stream=stream, batch=TEXT.batch, tokens=TEXT.size.tokens)
+
+
+def long_losses(config: ArchConfig, seed: int) -> dict[str, float]:
+    """Held-out losses in nats after the long trainings."""
+    docs, code = built_in_corpus(), corpus_of(source_code())
+    pairs = partial(recall, batch=RECALL.batch, tokens=RECALL.size.tokens, n_keys=N_KEYS)
+    plan = {
+        "docs": (TEXT, windows(docs.train), windows(docs.held_out)),
+        "code": (TEXT, windows(code.train), windows(code.held_out)),
+        "recall": (RECALL, pairs, pairs),
+    }
+    return {name: long_loss(config, *how, name=name, seed=seed) for name, how in plan.items()}
+
+
+def long_loss(
+    config: ArchConfig, recipe: Recipe, train: Callable, held_out: Callable, *, name: str, seed: int
+) -> float:
+    import torch
+
+    training = TwinTraining(config, recipe, train, reference=REFERENCE, name=f"long {name}", seed=seed)
+    for _ in training.segments():
+        pass
+    rng = np.random.default_rng(12345)
+    with torch.no_grad():
+        return statistics.fmean(batch_loss(training.model, held_out(rng)).item() for _ in range(HELD_OUT_BATCHES))
+
+
+def stage_losses(config: ArchConfig, stage: str, seed: int) -> dict[str, float]:
+    """By part the mean training loss that a score is made of."""
     found = {}
-    for part in PARTS[STAGES[what]]:
+    for part in PARTS[stage]:
         if DEFAULT_WEIGHTS[part.kind]:
-            told = list(
-                TwinTraining(
-                    architecture(layout), part.recipe, part.make_batch, reference=REFERENCE, name=part.name, seed=seed
-                ).segments()
+            training = TwinTraining(
+                config, part.recipe, part.make_batch, reference=REFERENCE, name=part.name, seed=seed
             )
-            found[part.name] = told[-1] if what == "long" else statistics.fmean(told)
+            found[part.name] = statistics.fmean(training.segments())
     return found
 
 
+def gradient_norm(config: ArchConfig, seed: int) -> dict[str, float]:
+    """The zero-cost rival: the gradient's norm before any training, of one batch of the proxy's text.
+
+    Source: grad_norm of Abdelfattah et al., arXiv 2101.08134, section 3.2.
+    """
+    import torch
+
+    part = PARTS["standard"][0]
+    training = TwinTraining(config, part.recipe, part.make_batch, reference=REFERENCE, name=part.name, seed=seed)
+    torch.autograd.backward(batch_loss(training.model, part.make_batch(np.random.default_rng(seed))))
+    norms = [p.grad.norm() for p in training.model.parameters() if p.grad is not None]
+    return {"gradient norm": float(torch.stack(norms).norm())}
+
+
+def losses(layout: str, what: str, seed: int) -> dict[str, float]:
+    config = architecture(layout)
+    if what == "init":
+        return gradient_norm(config, seed)
+    return long_losses(config, seed) if what == "long" else stage_losses(config, what, seed)
+
+
 def measure(args: argparse.Namespace) -> None:
-    for seed, layout, what in itertools.product(args.seeds, fresh_layouts(args.layouts), STAGES):
+    for what, layout, seed in itertools.product(ROUNDS, fresh_layouts(args.layouts), args.seeds):
         if any((r["layout"], r["what"], r["seed"]) == (layout, what, seed) for r in read(args.out)):
             continue
         begin = time.process_time()
@@ -67,57 +142,131 @@ def measure(args: argparse.Namespace) -> None:
         print(json.dumps(row), flush=True)
 
 
-def scores(rows: list[dict], what: str, layouts: list[str], seed: int) -> np.ndarray:
-    """Each kind's standardised losses, better ones higher, with the proxy's weights; parts of a kind share its weight."""
-    of = {r["layout"]: r["losses"] for r in rows if r["what"] == what and r["seed"] == seed}
-    total = np.zeros(len(layouts))
-    parts = [part for part in PARTS[STAGES[what]] if DEFAULT_WEIGHTS[part.kind]]
-    for part in parts:
-        values = np.array([of[layout][part.name] for layout in layouts])
-        same_kind = sum(other.kind == part.kind for other in parts)
-        total -= DEFAULT_WEIGHTS[part.kind] * (values - values.mean()) / values.std(ddof=1) / same_kind
-    return total
+class Rows:
+    """What was measured, for the layouts and seeds of which everything is there."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.of = {(r["what"], r["layout"], r["seed"]): r["losses"] for r in rows}
+        self.cpu_s = {
+            w: statistics.fmean(r["cpu_s"] for r in rows if r["what"] == w) for w in {r["what"] for r in rows}
+        }
+        self.whats = [what for what in ROUNDS if what in self.cpu_s]
+        self.seeds = sorted({r["seed"] for r in rows})
+        self.layouts = [
+            layout
+            for layout in dict.fromkeys(r["layout"] for r in rows)
+            if all((what, layout, seed) in self.of for what in self.whats for seed in self.seeds)
+        ]
+
+    def loss(self, what: str, part: str, seed: int) -> np.ndarray:
+        """A part's loss in nats, by layout."""
+        return np.array([self.of[what, layout, seed][part] for layout in self.layouts])
+
+    def truth(self, name: str, seeds: list[int]) -> np.ndarray:
+        """Standardised held-out losses, better ones higher; recall weighs as much as the texts do together."""
+        parts = TRUTHS[name]
+        texts = [part for part in parts if part != "recall"]
+        total = np.zeros(len(self.layouts))
+        for part in parts:
+            mean = np.mean([self.loss("long", part, seed) for seed in seeds], axis=0)
+            total -= (mean - mean.mean()) / mean.std(ddof=1) * (1.0 if part == "recall" else 1 / len(texts))
+        return total
+
+    def score(self, stage: str, seeds: list[int]) -> np.ndarray:
+        """As the search scores, with the proxy's own constants."""
+        parts = [part for part in PARTS[stage] if DEFAULT_WEIGHTS[part.kind]]
+        one = [
+            sum(
+                DEFAULT_WEIGHTS[p.kind] * np.array([p.worth(loss) for loss in self.loss(stage, p.name, seed)])
+                for p in parts
+            )
+            for seed in seeds
+        ]
+        return np.mean(one, axis=0)
 
 
-def tell(rows: list[dict]) -> None:
-    seeds = sorted({r["seed"] for r in rows})
-    done = [{r["layout"] for r in rows if (r["seed"], r["what"]) == key} for key in itertools.product(seeds, STAGES)]
-    layouts = sorted(set.intersection(*done))
-    seconds = {w: statistics.fmean(r["cpu_s"] for r in rows if r["what"] == w) for w in STAGES}
-    print(f"\n{len(layouts)} layouts, seeds {seeds}; CPU-seconds a training: {seconds}")
-    truth = np.mean([scores(rows, "long", layouts, seed) for seed in seeds], axis=0)
-    if len(seeds) > 1:
-        pair = [scores(rows, "long", layouts, seed) for seed in seeds[:2]]
-        print(f"long training, tau between its seeds: {kendalltau(*pair).statistic:.2f}")
-    models = [model_of(architecture(layout)) for layout in layouts]
-    rivals = {
-        "parameters": np.array([parameters(architecture(layout)) for layout in layouts], dtype=float),
-        "FLOPs": np.array([m.flops(batch=1, q_len=1, kv_len=REFERENCE.context) for m in models], dtype=float),
-    }
-    for name, score in [*((f"proxy, seed {s}", scores(rows, "proxy", layouts, s)) for s in seeds), *rivals.items()]:
-        print(f"{name}: tau {kendalltau(score, truth).statistic:.2f} {interval(score, truth)}, {right(score, truth)}")
-    both = np.mean([scores(rows, "proxy", layouts, seed) for seed in seeds], axis=0)
-    print(
-        f"proxy, mean of seeds: tau {kendalltau(both, truth).statistic:.2f} {interval(both, truth)}, {right(both, truth)}"
-    )
+def tell(rows: Rows) -> None:
+    seconds = ", ".join(f"{what} {rows.cpu_s[what]:.1f}" for what in rows.whats)
+    print(f"\n{len(rows.layouts)} layouts, seeds {rows.seeds}; CPU-seconds a layout and seed: {seconds}")
+    if "long" not in rows.whats:
+        return
+    for part in ("docs", "code", "recall"):
+        mean = np.mean([rows.loss("long", part, seed) for seed in rows.seeds], axis=0)
+        print(f"long {part}: {mean.min():.3f} to {mean.max():.3f} nats, sd over layouts {mean.std(ddof=1):.3f}")
+    rivals = [
+        (f"{stage}, seed {seed}", rows.score(stage, [seed]))
+        for stage in STAGES
+        if stage in rows.whats
+        for seed in rows.seeds
+    ]
+    rivals += [(f"{stage}, mean of seeds", rows.score(stage, rows.seeds)) for stage in STAGES if stage in rows.whats]
+    rivals += sizes(rows)
+    for name in TRUTHS:
+        truth = rows.truth(name, rows.seeds)
+        print(f"\ntruth: {' + '.join(TRUTHS[name])}")
+        for one, other in itertools.combinations(rows.seeds, 2):
+            print(f"  {'truth, seed to seed':24s} {agreement(rows.truth(name, [one]), rows.truth(name, [other]))}")
+        for rival, score in rivals:
+            print(f"  {rival:24s} {agreement(score, truth)}")
+        if "final" in rows.whats:
+            print(f"  {chosen(rows, name)}")
 
 
-def interval(score: np.ndarray, truth: np.ndarray, n: int = 2000) -> str:
-    """The middle 95 % of tau over resampled layouts; pairs of a layout with itself are ties."""
+def sizes(rows: Rows) -> list[tuple[str, np.ndarray]]:
+    configs = [architecture(layout) for layout in rows.layouts]
+    flops = [model_of(config).flops(batch=1, q_len=1, kv_len=REFERENCE.context) for config in configs]
+    found = [
+        ("parameters", np.array([parameters(config) for config in configs], dtype=float)),
+        ("FLOPs", np.array(flops, dtype=float)),
+        ("attention layers", np.array([sum(c in "SG" for c in layout) for layout in rows.layouts], dtype=float)),
+    ]
+    if "init" in rows.whats:
+        found.append(("gradient norm", np.mean([rows.loss("init", "gradient norm", s) for s in rows.seeds], axis=0)))
+    return found
+
+
+def agreement(score: np.ndarray, truth: np.ndarray, n: int = 2000) -> str:
+    """Kendall's tau with the middle 95 % over resampled layouts, and the share of truly different pairs in the right order."""
     rng = np.random.default_rng(0)
     found = [kendalltau(score[i], truth[i]).statistic for i in rng.integers(0, len(truth), (n, len(truth)))]
     low, high = np.nanquantile(found, [0.025, 0.975])
-    return f"({low:.2f} to {high:.2f})"
-
-
-def right(score: np.ndarray, truth: np.ndarray) -> str:
     apart = [
         (i, j)
         for i, j in itertools.combinations(range(len(truth)), 2)
         if abs(truth[i] - truth[j]) > TRULY * truth.std(ddof=1)
     ]
     good = sum((score[i] - score[j]) * (truth[i] - truth[j]) > 0 for i, j in apart)
-    return f"{good} of {len(apart)} pairs that truly differ in the right order ({good / len(apart):.1%})"
+    tau = kendalltau(score, truth).statistic
+    pairs = f"{good} of {len(apart)} ({good / len(apart):.1%})"
+    return f"tau {tau:5.2f} ({low:5.2f} to {high:5.2f}), pairs in the right order {pairs}"
+
+
+def chosen(rows: Rows, name: str, n: int = 2000, n_few: int = 5, n_candidates: int = 12) -> str:
+    """Searches over some of the layouts: the best few of the standard stage by one seed, the best of them by the final stage.
+
+    A tie with the best: the truths of the two differ by no more than twice the standard error of their difference, which the
+    long trainings' seeds tell.
+    """
+    rng = np.random.default_rng(0)
+    truth = rows.truth(name, rows.seeds)
+    single = np.array([rows.truth(name, [seed]) for seed in rows.seeds])
+    apart = (single - truth) - (single - truth).mean(axis=1, keepdims=True)
+    se = np.sqrt(2 * (apart**2).sum() / ((len(rows.seeds) - 1) * len(truth)) / len(rows.seeds))
+    first, second = {s: rows.score("standard", [s]) for s in rows.seeds}, rows.score("final", rows.seeds)
+    n_best, n_tied, without = 0, 0, 0
+    for _ in range(n):
+        candidates = rng.choice(len(truth), min(n_candidates, len(truth)), replace=False)
+        quick = first[int(rng.choice(rows.seeds))]
+        few = sorted(candidates, key=lambda i: -quick[i])[:n_few]
+        pick, best = max(few, key=lambda i: second[i]), truth[candidates].max()
+        n_best += truth[pick] == best
+        n_tied += best - truth[pick] <= 2 * se
+        without += best - truth[few[0]] <= 2 * se
+    return (
+        f"searches of {n_candidates} layouts, the best {n_few} trained longer: the truth's best chosen in {n_best / n:.1%}, "
+        f"it or a tie (within {2 * se:.2f}; sd over layouts {truth.std(ddof=1):.2f}) in {n_tied / n:.1%}; "
+        f"without the second stage {without / n:.1%}"
+    )
 
 
 def main() -> None:
@@ -132,7 +281,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not args.read:
         measure(args)
-    tell(read(args.out))
+    tell(Rows(read(args.out)))
 
 
 if __name__ == "__main__":

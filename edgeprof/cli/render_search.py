@@ -46,7 +46,7 @@ def quality_text(value: float | None, se: float | None = None) -> str:
 
 
 def infeasible_json(relaxations: "Sequence[Relaxation]") -> dict[str, Any]:
-    """No layout keeps all budgets: what each of them would have to be, all others as they are (null: that alone cannot help)."""
+    """No layout keeps all budgets: what each would have to be alone (null: that cannot help), and what all would have to be."""
     return {
         "study": None,
         "trials": 0,
@@ -54,7 +54,13 @@ def infeasible_json(relaxations: "Sequence[Relaxation]") -> dict[str, Any]:
         "feasible": 0,
         "winner": None,
         "infeasible": [
-            {"name": r.budget.name, "unit": unit_of(r.budget), "limit": r.budget.limit, "needed": _needed(r)}
+            {
+                "name": r.budget.name,
+                "unit": unit_of(r.budget),
+                "limit": r.budget.limit,
+                "needed": _needed(r),
+                "together": r.together,
+            }
             for r in relaxations
         ],
     }
@@ -65,19 +71,29 @@ def print_infeasible(relaxations: "Sequence[Relaxation]") -> None:
     from edgeprof.cli.output import make_table, print_table, stdout_console
 
     table = make_table(
-        "no layout of the space keeps all budgets", "budget limit needed_alone more", "limit needed_alone"
+        "no layout of the space keeps all budgets",
+        "budget limit needed_alone more or_all_together",
+        "limit needed_alone or_all_together",
     )
     needed = {r.budget.name: _needed(r) for r in relaxations}
     for r in relaxations:
-        least = needed[r.budget.name]
-        more = "does not help alone" if least is None else f"{least / r.budget.limit - 1:+.1%}"
-        table.add_row(r.budget.name, amount(r.budget, r.budget.limit), amount(r.budget, least), more)
+        least, limit = needed[r.budget.name], r.budget.limit
+        more = "does not help alone" if least is None else f"{least / limit - 1:+.1%}"
+        together = "as it is" if r.together == limit else amount(r.budget, r.together)
+        table.add_row(r.budget.name, amount(r.budget, limit), amount(r.budget, least), more, together)
     print_table(table)
-    if any(least is not None for least in needed.values()):
-        line = "Relaxing one of these to what it needs, all others as they are, leaves a layout. Nothing was trained."
-    else:
-        line = "No single budget makes room when relaxed: relax two, or search another --space. Nothing was trained."
-    stdout_console().print(line, soft_wrap=True, markup=False)
+    helps_alone = any(x is not None for x in needed.values())
+    helps_together = any(r.together is not None for r in relaxations)
+    lines = {
+        (
+            True,
+            True,
+        ): "Relaxing one of these to what it needs alone, or all of them to the last column, leaves a layout.",
+        (True, False): "Relaxing one of these to what it needs alone leaves a layout.",
+        (False, True): "No single budget makes room when relaxed: relax all of them to the last column.",
+        (False, False): "No budget makes room when relaxed: search another --space.",
+    }
+    stdout_console().print(f"{lines[helps_alone, helps_together]} Nothing was trained.", soft_wrap=True, markup=False)
 
 
 def _needed(relaxation: "Relaxation") -> float | None:

@@ -1,7 +1,7 @@
 """What a layout costs against its budgets: exact where arithmetic tells, predicted from measured cells where it takes time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgeprof.core.types import BenchCase, RingPlan
 from edgeprof.models.config import ArchConfig, config_to_json
@@ -61,6 +61,11 @@ class Costs:
         self.knowledge = knowledge
         self._evidence.clear()
         self._known.clear()
+
+    def with_limits(self, limit_of: Callable[[Budget], float]) -> "Costs":
+        """The same with other limits."""
+        budgets = tuple(replace(budget, limit=limit_of(budget)) for budget in self.budgets)
+        return replace(self, budgets=budgets, _known={})
 
     def figures(self, layout: Layout) -> dict[str, Figure]:
         """Every budget's figure, by its name."""

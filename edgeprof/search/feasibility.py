@@ -21,12 +21,24 @@ TANGENTS = 8
 """Linear approximations of the figures, each at the layout that the last one led to, before the search for one is given up."""
 
 
+COMMON_STEPS = 7
+"""Halvings of the range of the common factor: it is found to less than a hundredth of what it is more than 1."""
+
+MOST_DOUBLINGS = 12
+"""Doublings of all budgets in search of one that leaves a layout."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relaxation:
-    """The least limit that one budget would have to have, all others as they are; None where no limit of it would help."""
+    """The least limit that one budget would have to have, all others as they are; None where no limit of it would help.
+
+    ``together`` is what it would have to be if all budgets were relaxed by one factor, the smallest that leaves a layout: that
+    layout's own figure, or the limit as it is where the figure keeps it. None where no factor was found.
+    """
 
     budget: Budget
     needed: float | None
+    together: float | None = None
 
 
 def known_layout(costs: Costs, seed: int) -> Layout:
@@ -102,16 +114,48 @@ def feasible_layout(costs: Costs, seed: int) -> Layout | None:
 
 
 def relaxations(costs: Costs, seed: int) -> list[Relaxation]:
-    """For each budget the least figure that a layout has which keeps all others and the rules."""
-    around = known_layout(costs, seed)
-    limits = {limit.name: limit for limit in costs.limits(around)}
-    return [Relaxation(budget=b, needed=_least(costs, b, limits)) for b in costs.budgets]
+    """For each budget the least figure that a layout has which keeps all others and the rules, and what all need together."""
+    nearest = _nearest(costs, seed)
+    limits = {limit.name: limit for limit in costs.limits(nearest or known_layout(costs, seed))}
+    figures = {} if nearest is None else costs.figures(nearest)
+    together = {name: max(f.budget.limit, f.upper or 0.0) for name, f in figures.items()}
+    beyond = [name for name, figure in figures.items() if figure.excess > 0]
+    return [
+        Relaxation(
+            budget=b,
+            needed=_least(costs, b, limits, together[b.name] if beyond == [b.name] else None),
+            together=together.get(b.name),
+        )
+        for b in costs.budgets
+    ]
 
 
-def _least(costs: Costs, budget: Budget, limits: dict[str, LinearLimit]) -> float | None:
+def _nearest(costs: Costs, seed: int) -> Layout | None:
+    """The layout that the smallest common factor on all budgets leaves; None if no factor does."""
+
+    def relaxed(factor: float) -> Layout | None:
+        return feasible_layout(costs.with_limits(lambda budget: budget.limit * factor), seed)
+
+    low, high = 1.0, 2.0
+    best = relaxed(high)
+    for _ in range(MOST_DOUBLINGS):
+        if best is not None:
+            break
+        low, high = high, 2 * high
+        best = relaxed(high)
+    for _ in range(COMMON_STEPS if best is not None else 0):
+        middle = (low + high) / 2
+        found = relaxed(middle)
+        low, high, best = (middle, high, best) if found is None else (low, middle, found)
+    return best
+
+
+def _least(costs: Costs, budget: Budget, limits: dict[str, LinearLimit], known: float | None) -> float | None:
+    """The least figure with the other budgets kept; ``known`` is that of a layout which is known to keep them."""
     others = [limit for name, limit in limits.items() if name != budget.name]
     found = lightest(costs.space.parameters, limits[budget.name].weights, [*others, *costs.space.limits])
-    return None if found is None else costs.figure(budget, costs.space.config(found)).upper
+    least = None if found is None else costs.figure(budget, costs.space.config(found)).upper
+    return known if least is None or (known is not None and known < least) else least
 
 
 def _is_known(costs: Costs, layout: Layout) -> bool:

@@ -56,7 +56,12 @@ class LinearLimit:
 
     def allows(self, value: float) -> bool:
         """Whether a value is within the limit, but for rounding."""
-        return value <= self.limit + TOLERANCE * abs(self.limit)
+        return value <= self.highest
+
+    @property
+    def highest(self) -> float:
+        """The limit, with what rounding may add."""
+        return self.limit + TOLERANCE * abs(self.limit)
 
     def least(self) -> float:
         """The least value that any layout has."""

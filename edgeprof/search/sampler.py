@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,19 @@ from optuna.trial import FrozenTrial, TrialState
 from edgeprof.core.errors import UsageError
 from edgeprof.search.additive import weighted_sum
 from edgeprof.search.linear import LinearLimit, Parameters
+from edgeprof.search.sampler_climb import Climber, mixed_moments
 from edgeprof.search.sampler_history import FIXED_PARAMS, History, Observation, read_history
 from edgeprof.search.sampler_levels import Axis, make_axes
 from edgeprof.search.sampler_proposal import Check, NoFeasibleLayoutError, Proposer
 from edgeprof.search.surrogate import Posterior
 from edgeprof.search.surrogate_features import features_of
+
+CLIMBS_A_SHARE = 4.0
+"""How often a proposal is climbed to instead of drawn, for each share of what differs among layouts that is interplay: always,
+from a quarter of it on. Measured with benchmarks/samplers.py."""
+
+N_STARTS = 8
+"""The best layouts tried, and as many random ones, which climbs begin at."""
 
 N_STARTUP_TRIALS = 10
 """Trials before the surrogate is asked, as in Optuna's own samplers."""
@@ -127,8 +136,13 @@ class AdditiveSampler(BaseSampler):
             return layout if layout is not None else self._again(proposer, axes, history, None, rng)
         posteriors = _posteriors(axes, history.observations, history.n_objectives)
         weights = rng.dirichlet(np.ones(len(posteriors))) if len(posteriors) > 1 else np.ones(1)
-        terms = [(w / p.scale, p.draw(rng)) for w, p in zip(weights, posteriors, strict=True)]
-        layout = proposer.best(weighted_sum([(float(w), draw) for w, draw in terms]), taken)
+        interplay = float(weights @ [p.interplay_share for p in posteriors])
+        if rng.random() < CLIMBS_A_SHARE * interplay:
+            layout = _climbed(proposer, posteriors, weights, history, rng)
+            if layout is not None:
+                return layout
+        terms = [(float(w / p.scale), p.draw(rng)) for w, p in zip(weights, posteriors, strict=True)]
+        layout = proposer.best(weighted_sum(terms), taken)
         if layout is not None:
             return layout
         worth = {o.number: _weighted_mean(posteriors, weights, o) for o in history.completed}
@@ -216,6 +230,28 @@ def _posteriors(axes: dict[str, Axis], observations: Sequence[Observation], n_ob
         Posterior.fit(features, layouts, [o.values[k] for o in observations], [o.ses[k] for o in observations])
         for k in range(n_objectives)
     ]
+
+
+def _climbed(
+    proposer: Proposer,
+    posteriors: Sequence[Posterior],
+    weights: np.ndarray,
+    history: History,
+    rng: np.random.Generator,
+) -> dict[str, str] | None:
+    """The layout near the best ones, or where a random one leads to, that may improve most on them; None where none was found."""
+    features, moments = posteriors[0].features, mixed_moments(posteriors, weights)
+    climber = Climber(
+        parameters=features.parameters, allowed=proposer.parameters, limits=proposer.grounded(), moments=moments
+    )
+    tried = features.codes([o.layout for o in history.completed if o.keeps_constraints and proposer.has(o.layout)])
+    if not len(tried):
+        return None
+    mean = moments(tried)[0]
+    at_random = features.codes(list(islice(proposer.random_layouts(rng), N_STARTS)))
+    starts = np.concatenate([tried[np.argsort(-mean)[:N_STARTS]], at_random])
+    near = climber.climb(starts, float(mean.max()), features.codes(history.taken), rng)
+    return next((layout for layout in map(features.layout, near.tolist()) if proposer.allows(layout)), None)
 
 
 def _weighted_mean(posteriors: Sequence[Posterior], weights: np.ndarray, observation: Observation) -> float:

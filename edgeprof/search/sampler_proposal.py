@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeprof.core.errors import EdgeprofError, ExitCode
+from edgeprof.search import solver
 from edgeprof.search.additive import Additive
 from edgeprof.search.linear import Layout, LinearLimit, Parameters
-from edgeprof.search.solver import grounded, solve
 
 Check = Callable[[Layout], bool | Sequence[float]]
 """An exact check of a layout: whether it may be tried. Or by how much it exceeds the first limits, in their order and units:
@@ -71,7 +71,7 @@ class Proposer:
         refused: list[Layout] = []
         limits, may_draw_in = list(self.limits), True
         while len(refused) < MOST_TRIES:
-            solution = solve(objective, self.parameters, limits, [*taken, *refused])
+            solution = solver.solve(objective, self.parameters, limits, [*taken, *refused])
             if solution is None and limits == list(self.limits):
                 return None
             if solution is None:
@@ -96,7 +96,7 @@ class Proposer:
         starts = [layout for layout in taken if self.allows(layout)]
         if not starts:
             rng = np.random.default_rng(len(known))
-            starts = [layout for layout in self._random_layouts(rng) if self._verdict(layout).passes]
+            starts = [layout for layout in self.random_layouts(rng) if self._verdict(layout).passes]
         found: list[dict[str, str]] = []
         for start in sorted(starts, key=objective.value, reverse=True)[:N_STARTS]:
             at: Layout | None = start
@@ -111,7 +111,7 @@ class Proposer:
     ) -> tuple[dict[str, str] | None, dict[str, str] | None]:
         """The best neighbour that passes if it is worth more, and the best one that passes and is new."""
         neighbours = [{**at, name: c} for name, own in self.parameters.items() for c in own if c != at[name]]
-        limits = self._grounded()
+        limits = self.grounded()
         able = [layout for layout in neighbours if all(limit.keeps(layout) for limit in limits)]
         passing = (
             layout
@@ -131,7 +131,7 @@ class Proposer:
             NoFeasibleLayoutError: the check refused all of them.
         """
         known = {self._key(layout) for layout in taken}
-        candidates = {self._key(layout): layout for layout in self._random_layouts(rng)}
+        candidates = {self._key(layout): layout for layout in self.random_layouts(rng)}
         for layout in sorted(
             (layout for key, layout in candidates.items() if key not in known),
             key=lambda layout: -_distance(layout, taken),
@@ -143,14 +143,16 @@ class Proposer:
 
     def allows(self, layout: Layout) -> bool:
         """Whether a layout has the given choices, keeps the limits and passes the check."""
-        if any(layout[name] not in own for name, own in self.parameters.items()):
-            return False
-        within = all(limit.keeps(layout) for limit in self._grounded())
-        return within and self._verdict(layout).passes
+        return self.has(layout) and self._verdict(layout).passes
 
-    def _random_layouts(self, rng: np.random.Generator) -> Iterable[dict[str, str]]:
+    def has(self, layout: Layout) -> bool:
+        """Whether a layout has the given choices and keeps the limits."""
+        given = all(layout[name] in own for name, own in self.parameters.items())
+        return given and all(limit.keeps(layout) for limit in self.grounded())
+
+    def random_layouts(self, rng: np.random.Generator) -> Iterable[dict[str, str]]:
         """Up to ``N_CANDIDATES`` layouts within the limits."""
-        limits = self._grounded()
+        limits = self.grounded()
         found = 0
         for _ in range(RANDOM_TRIES):
             layout = {name: own[int(rng.integers(len(own)))] for name, own in self.parameters.items()}
@@ -160,8 +162,9 @@ class Proposer:
                 if found == N_CANDIDATES:
                     return
 
-    def _grounded(self) -> list[LinearLimit]:
-        return [grounded(limit, self.parameters) for limit in self.limits]
+    def grounded(self) -> list[LinearLimit]:
+        """The limits as ones of the given parameters only."""
+        return [solver.grounded(limit, self.parameters) for limit in self.limits]
 
     def _verdict(self, layout: Layout) -> Verdict:
         if self.check is None:
@@ -176,7 +179,7 @@ class Proposer:
         by = [*excess, *[0.0] * len(limits)][: len(limits)]
         return [
             replace(limit, limit=min(limit.limit, given.value(layout) - over)) if 0 < over < math.inf else limit
-            for limit, given, over in zip(limits, self._grounded(), by, strict=True)
+            for limit, given, over in zip(limits, self.grounded(), by, strict=True)
         ]
 
     def _key(self, layout: Layout) -> tuple[tuple[str, str], ...]:

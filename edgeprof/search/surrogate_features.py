@@ -72,11 +72,18 @@ class Features:
         """Number of features."""
         return len(self._centre)
 
-    def matrix(self, layouts: Sequence[Layout]) -> np.ndarray:
-        """The features of layouts, (layouts, columns)."""
+    def codes(self, layouts: Sequence[Layout]) -> np.ndarray:
+        """The place of each choice among its parameter's, (layouts, parameters)."""
         codes = [[places[layout[name]] for name, places in self._places.items()] for layout in layouts]
-        blocks = self._blocks(np.array(codes, dtype=int).reshape(len(layouts), len(self._places)))
-        columns = np.concatenate([block for _, block in blocks], axis=1)
+        return np.array(codes, dtype=int).reshape(len(layouts), len(self._places))
+
+    def layout(self, codes: Sequence[int]) -> dict[str, str]:
+        """The layout of these places."""
+        return {name: own[code] for (name, own), code in zip(self.parameters.items(), codes, strict=True)}
+
+    def matrix(self, codes: np.ndarray) -> np.ndarray:
+        """The features of layouts by their codes, (layouts, columns)."""
+        columns = np.concatenate([block for _, block in self._blocks(codes)], axis=1)
         return np.asarray((columns - self._centre) / self._scale)
 
     def additive(self, coefficients: np.ndarray, intercept: float) -> Additive:
@@ -93,14 +100,14 @@ class Features:
 
     def _blocks(self, codes: np.ndarray) -> list[tuple[str, np.ndarray]]:
         """The columns before centring, by group, from the places of the choices in their parameters (layouts, parameters)."""
-        alone = [_one_hot(codes[:, s], len(own)) for s, own in enumerate(self.parameters.values())]
+        alone = [one_hot(codes[:, s], len(own)) for s, own in enumerate(self.parameters.values())]
         blocks = [("choices", np.concatenate(alone, axis=1))]
         for i, row in enumerate(self._rows):
             chosen = np.stack([row.codes[k][codes[:, column]] for k, column in enumerate(row.columns)], axis=1)
-            counts = _one_hot(chosen, len(row.choices)).sum(axis=1)
+            counts = one_hot(chosen, len(row.choices)).sum(axis=1)
             blocks += [(f"{kind} {i}", curve(counts)) for kind, curve in CURVES.items()]
             pairs = chosen[:, :-1] * len(row.choices) + chosen[:, 1:]
-            blocks.append((f"{NEIGHBOURS} {i}", _one_hot(pairs, len(row.choices) ** 2).sum(axis=1)))
+            blocks.append((f"{NEIGHBOURS} {i}", one_hot(pairs, len(row.choices) ** 2).sum(axis=1)))
         return blocks
 
 
@@ -131,7 +138,8 @@ class _Row:
         )
 
 
-def _one_hot(codes: np.ndarray, n: int) -> np.ndarray:
+def one_hot(codes: np.ndarray, n: int) -> np.ndarray:
+    """Each code as a row of zeros with a single 1, (..., n)."""
     return np.asarray(codes[..., None] == np.arange(n), dtype=float)
 
 

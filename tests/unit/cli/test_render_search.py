@@ -136,16 +136,18 @@ def test_an_impossible_search_has_the_same_keys_as_another(session) -> None:
     document = json.loads(json_text(infeasible_json(rows)))
     assert document["winner"] is None
     assert {"study", "trials", "proposed", "feasible", "winner", "infeasible"} <= set(document)
-    assert set(document["infeasible"][0]) == {"name", "unit", "limit", "needed"}
+    assert set(document["infeasible"][0]) == {"name", "unit", "limit", "needed", "together"}
     assert [row["needed"] for row in document["infeasible"]] == [14e6, None]
     assert outcome_json(session, WON, OUT)["infeasible"] == []
 
 
 def test_an_impossible_budget_is_told_with_what_it_would_need(capsys: pytest.CaptureFixture[str]) -> None:
-    print_infeasible([Relaxation(budget=TPOT, needed=14.4e6), Relaxation(budget=PARAMS, needed=None)])
+    print_infeasible(
+        [Relaxation(budget=TPOT, needed=14.4e6, together=13e6), Relaxation(budget=PARAMS, needed=None, together=330e3)]
+    )
     rows = cells(capsys.readouterr().out)
-    assert rows[TPOT.name] == ["12 ms", "14.4 ms", "+20.0%"]
-    assert rows["params"] == ["330,000", "-", "does not help alone"]
+    assert rows[TPOT.name] == ["12 ms", "14.4 ms", "+20.0%", "13 ms"]
+    assert rows["params"] == ["330,000", "-", "does not help alone", "as it is"]
 
 
 def test_a_budget_that_is_not_what_is_in_the_way_does_not_help_when_relaxed() -> None:
@@ -155,7 +157,9 @@ def test_a_budget_that_is_not_what_is_in_the_way_does_not_help_when_relaxed() ->
 
 def test_where_no_budget_helps_alone_another_way_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     print_infeasible([Relaxation(budget=TPOT, needed=None), Relaxation(budget=PARAMS, needed=None)])
-    assert "No single budget makes room" in capsys.readouterr().out
+    assert "No budget makes room" in capsys.readouterr().out
+    print_infeasible([Relaxation(budget=b, needed=None, together=1.1 * b.limit) for b in (TPOT, PARAMS)])
+    assert "relax all of them to the last column" in capsys.readouterr().out
     print_infeasible([Relaxation(budget=TPOT, needed=14e6), Relaxation(budget=PARAMS, needed=None)])
     assert "Relaxing one of these" in capsys.readouterr().out
 

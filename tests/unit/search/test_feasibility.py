@@ -58,8 +58,8 @@ def figures_of(make_costs: Callable[..., Any], budget_of: Callable[..., Any], sm
 
 
 def with_limits(costs: Any, *limits: float) -> Any:
-    budgets = tuple(replace(b, limit=limit) for b, limit in zip(costs.budgets, limits, strict=True))
-    return replace(costs, budgets=budgets, _known={}, _evidence={})
+    of = dict(zip(costs.budgets, limits, strict=True))
+    return costs.with_limits(of.__getitem__)
 
 
 def test_a_layout_is_found_exactly_where_there_is_one(figures_of) -> None:
@@ -105,9 +105,22 @@ def test_what_each_budget_needs_is_the_least_that_keeps_the_others(figures_of) -
 def test_a_relaxation_that_is_told_leaves_a_layout(figures_of) -> None:
     costs, uppers = figures_of
     limited = with_limits(costs, min(u[0] for u in uppers), min(u[1] for u in uppers))
-    for r in relaxations(limited, seed=0):
+    found = relaxations(limited, seed=0)
+    assert feasible_layout(with_limits(costs, *(r.together for r in found)), seed=0) is not None
+    for r in found:
         limits = [r.needed if b.metric == r.budget.metric else b.limit for b in limited.budgets]
         assert feasible_layout(with_limits(costs, *limits), seed=0) is not None, r
+
+
+def test_where_none_helps_alone_all_are_relaxed_by_the_smallest_common_factor(figures_of) -> None:
+    costs, uppers = figures_of
+    limits = 0.4 * min(u[0] for u in uppers), 0.7 * min(u[1] for u in uppers)
+    found = relaxations(with_limits(costs, *limits), seed=0)
+    assert [r.needed for r in found] == [None, None]
+    least = min(max(u[0] / limits[0], u[1] / limits[1]) for u in uppers)
+    together = [r.together for r in found]
+    assert max(x / limit for x, limit in zip(together, limits, strict=True)) == pytest.approx(least, rel=0.02)
+    assert feasible_layout(with_limits(costs, *together), seed=0) is not None
 
 
 def test_where_one_budget_alone_is_impossible_relaxing_another_does_not_help(make_costs, budget_of, small) -> None:

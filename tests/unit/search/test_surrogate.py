@@ -81,16 +81,54 @@ def test_draws_scatter_around_the_mean_as_the_sd_says():
     tried, other = random_layouts(15), random_layouts(1, seed=6)[0]
     posterior = Posterior.fit(FEATURES, tried, [recall(x) for x in tried], [0.2] * 15)
     draws = [posterior.draw(np.random.default_rng(i)).value(other) for i in range(1500)]
-    # A draw leaves the layout's own deviation out, of which the prior's variance is all that is known.
-    deviation = posterior.scale**2 * posterior.variances[-2]
-    assert np.mean(draws) == pytest.approx(posterior.mean(other), abs=0.1 * posterior.sd(other))
-    assert np.var(draws) + deviation == pytest.approx(posterior.sd(other) ** 2, rel=0.1)
+    assert np.mean(draws) == pytest.approx(posterior.expected().value(other), abs=0.1 * posterior.sd(other))
+    assert np.std(draws) < posterior.sd(other)  # a draw leaves interplay and deviation out
 
 
-def test_the_expected_worth_is_the_mean_of_layouts_never_tried():
+def test_the_mean_is_the_expected_worth_and_the_interplay_that_trials_nearby_tell():
     tried, other = random_layouts(15), random_layouts(1, seed=7)[0]
     posterior = Posterior.fit(FEATURES, tried, [recall(x) for x in tried])
-    assert posterior.expected().value(other) == pytest.approx(posterior.mean(other))
+    rest = [v - posterior.expected().value(x) for x, v in zip(tried, [recall(x) for x in tried], strict=True)]
+    assert posterior.mean(tried[0]) == pytest.approx(recall(tried[0]), abs=0.5 * abs(rest[0]) + 1e-6)
+    assert posterior.mean(other) != posterior.expected().value(other)
+
+
+def test_means_and_sds_are_those_of_a_plain_gaussian_process():
+    tried, others = random_layouts(12), random_layouts(5, seed=8)
+    values = np.array([recall(x) for x in tried])
+    posterior = Posterior.fit(FEATURES, tried, values.tolist(), [0.3] * 12)
+
+    def covariance(one, other):
+        x, y = (FEATURES.matrix(FEATURES.codes(some)) for some in (one, other))
+        differ = np.array([[sum(a[n] != b[n] for n in SLOTS) for b in other] for a in one])
+        groups = sum(
+            v * x[:, g.first : g.end] @ y[:, g.first : g.end].T
+            for v, g in zip(posterior.variances, FEATURES.groups, strict=False)
+        )
+        interplay, deviation = posterior.variances[-3], posterior.variances[-2]
+        return 4 + groups + interplay * np.exp(-3 / len(SLOTS)) ** differ + deviation * (differ == 0)
+
+    inverse = np.linalg.inv(covariance(tried, tried) + (0.3 / values.std()) ** 2 * np.eye(12))
+    shared = covariance(others, tried)
+    mean = values.mean() + values.std() * shared @ inverse @ ((values - values.mean()) / values.std())
+    variance = np.diag(covariance(others, others) - shared @ inverse @ shared.T)
+    found = posterior.moments(FEATURES.codes(others))
+    assert found[0] == pytest.approx(mean)
+    assert found[1] == pytest.approx(values.std() * np.sqrt(variance))
+
+
+def test_what_triples_of_slots_do_together_is_told_of_their_neighbours():
+    triples = (("slot_0", "slot_2", "slot_5"), ("slot_1", "slot_3", "slot_4"))
+
+    def truth(layout):
+        return sum(layout[a] == layout[b] == layout[c] for a, b, c in triples)
+
+    tried = random_layouts(300, seed=2)
+    posterior = Posterior.fit(FEATURES, tried, [truth(x) for x in tried])
+    alone = Posterior.fit(FEATURES, tried, [sum(x[name] == "gqa" for name in SLOTS) for x in tried])
+    assert posterior.interplay_share > 0.2
+    assert alone.interplay_share < 0.01
+    assert error(posterior, truth, random_layouts(100, seed=1)) < 0.3
 
 
 def test_slots_with_common_choices_are_one_chain_in_the_order_of_their_numbers():
