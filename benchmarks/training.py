@@ -1,23 +1,31 @@
 """Tokens a CPU-second of training: edgeprof's step beside a plain loop, Hugging Face's Trainer and Accelerate.
 
 All train one model of 9.3M parameters on the same random tokens, with AdamW and clipping. Contenders take turns in one process,
-and the best of their rounds counts: other work on a machine only ever slows. On a GPU, seconds are of the wall clock.
+and the best of their rounds counts: other work on a machine only ever slows. On a GPU, seconds are of the wall clock. Under
+torchrun all spread the same batch over the processes (DDP), and CPU-seconds are the sum of theirs. ``--memory`` gives each
+contender a fresh process, and says how far its peak lies above what it held before: imports are no part of it.
 
-    python benchmarks/training.py [--rounds 3] [--steps 6] [--precision bf16] [--device cpu] [--threads 1]
+    python benchmarks/training.py [--rounds 3] [--steps 6] [--precision bf16] [--device cpu] [--threads 1] [--memory]
+    torchrun --nproc-per-node 2 benchmarks/training.py
 """
 
 import argparse
 import importlib.util
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from edgeprof.models.accounting import parameters
 from edgeprof.models.config import ArchConfig, config_of_pattern
@@ -26,7 +34,7 @@ from edgeprof.models.initialise import initialise
 from edgeprof.models.model import model_of
 from edgeprof.models.module import Model
 from edgeprof.operators.module import Packed
-from edgeprof.train.distributed import Processes
+from edgeprof.train.distributed import Processes, join_processes, spread
 from edgeprof.train.loss import CrossEntropy
 from edgeprof.train.measure import random_batch
 from edgeprof.train.network import make_network
@@ -44,9 +52,19 @@ LEARNING_RATE, CLIP = 3e-4, 1.0
 
 @dataclass(frozen=True)
 class Place:
-    device: torch.device
+    processes: Processes
     precision: str
     steps: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return self.processes.device
+
+    @property
+    def batch(self) -> int:
+        """Sequences of this process in each step."""
+        return BATCH // self.processes.world_size
 
 
 def theirs() -> nn.Module:
@@ -77,7 +95,7 @@ def clock(device: torch.device) -> float:
 
 
 def timed(step: Callable[[], Any], place: Place) -> float:
-    """Seconds of the steps after the warm-up."""
+    """Seconds of this process for the steps after the warm-up."""
     for _ in range(WARM_UP):
         step()
     begin = clock(place.device)
@@ -86,11 +104,15 @@ def timed(step: Callable[[], Any], place: Place) -> float:
     return clock(place.device) - begin
 
 
+def in_parallel(network: nn.Module, place: Place) -> nn.Module:
+    return DistributedDataParallel(network) if place.processes.world_size > 1 else network
+
+
 def plain(place: Place) -> float:
     """What anyone would write: autocast, all logits in fp32, AdamW as it comes."""
-    network = ForTrainer(CONFIG).to(place.device)
+    network = in_parallel(ForTrainer(CONFIG).to(place.device), place)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
-    ids, targets, _ = (x.to(place.device) for x in random_batch(CONFIG.vocab, BATCH, SEQ_LEN))
+    ids, targets, _ = (x.to(place.device) for x in random_batch(CONFIG.vocab, place.batch, SEQ_LEN))
 
     def step() -> None:
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.precision == "bf16"):
@@ -108,20 +130,18 @@ def ours(place: Place, *, optimiser: str = "adamw", mask_documents: bool = False
     settings = make_settings(
         CONFIG, {"tokens": 10**7, "seq_len": SEQ_LEN, "batch": BATCH, "optimiser": optimiser, "lr": LEARNING_RATE}
     )
-    network = make_network(CONFIG, CrossEntropy(settings.z_loss), seed=0, mask_documents=mask_documents).to(
-        place.device
-    )
+    network = make_network(CONFIG, CrossEntropy(settings.z_loss), seed=0, mask_documents=mask_documents)
     stepper = Stepper(
-        called=network,
+        called=spread(network, place.processes, "ddp"),
         optimiser=make_optimiser(settings, network.model.spec, network.weights()),
-        processes=Processes(rank=0, world_size=1, device=place.device),
+        processes=place.processes,
         settings=settings,
-        micro_batch=micro_batch_of(settings, Running(), place.device, world_size=1),
+        micro_batch=micro_batch_of(settings, Running(), place.device, world_size=place.processes.world_size),
         precision=place.precision,  # type: ignore[arg-type]
     )
-    batch = random_batch(CONFIG.vocab, BATCH, SEQ_LEN)
+    batch = random_batch(CONFIG.vocab, place.batch, SEQ_LEN)
     if mask_documents:
-        batch = batch._replace(documents=(torch.arange(SEQ_LEN) // 100).expand(BATCH, SEQ_LEN).contiguous())
+        batch = batch._replace(documents=(torch.arange(SEQ_LEN) // 100).expand(place.batch, SEQ_LEN).contiguous())
     return timed(lambda: stepper.step(batch, 1.0), place)
 
 
@@ -134,7 +154,7 @@ def accelerate(place: Place) -> float:
     )
     made = ForTrainer(CONFIG)
     network, optimiser = accelerator.prepare(made, torch.optim.AdamW(made.parameters(), lr=LEARNING_RATE))
-    ids, targets, _ = (x.to(place.device) for x in random_batch(CONFIG.vocab, BATCH, SEQ_LEN))
+    ids, targets, _ = (x.to(place.device) for x in random_batch(CONFIG.vocab, place.batch, SEQ_LEN))
 
     def step() -> None:
         loss = network(ids, targets)["loss"]
@@ -151,7 +171,7 @@ def hf_trainer(place: Place, make: Callable[[], nn.Module]) -> float:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     ids, targets, _ = random_batch(CONFIG.vocab, BATCH, SEQ_LEN)
-    rows = [{"input_ids": i, "labels": t} for i, t in zip(ids, targets, strict=True)] * (WARM_UP + place.steps)
+    rows = [{"input_ids": i, "labels": t} for i, t in zip(ids, targets, strict=True)] * (WARM_UP + place.steps + 1)
     marks: list[float] = []
 
     class Marks(TrainerCallback):  # type: ignore[misc]
@@ -161,12 +181,13 @@ def hf_trainer(place: Place, make: Callable[[], nn.Module]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=place.batch,
             max_steps=WARM_UP + place.steps,
             learning_rate=LEARNING_RATE,
             max_grad_norm=CLIP,
             bf16=place.precision == "bf16",
             use_cpu=place.device.type == "cpu",
+            ddp_backend="gloo" if place.processes.world_size > 1 and place.device.type == "cpu" else None,
             report_to=[],
             logging_strategy="no",
             save_strategy="no",
@@ -194,26 +215,58 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="peak memory of each, instead of speed")
+    parser.add_argument("--only", choices=list(CONTENDERS), help="one of them, in this process, and its peak memory")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    place = Place(torch.device(options.device), options.precision, options.steps)
     names = list(CONTENDERS)
     if importlib.util.find_spec("accelerate") is None:
         names = [n for n in names if not n.startswith(("Accelerate", "Hugging Face"))]
         print("accelerate is not installed: it and Hugging Face's Trainer, which needs it, are left out")
+    with join_processes(torch.device(options.device)) as processes:
+        place = Place(processes, options.precision, options.steps)
+        if options.only:
+            print(peak_mib(options.only, place))
+        elif options.memory:
+            compare_memory(names)
+        else:
+            compare_speed(names, place, options.rounds)
+
+
+def compare_speed(names: list[str], place: Place, rounds: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in names}
-    tokens = BATCH * SEQ_LEN * options.steps
-    for number in range(options.rounds):
+    on_cpu, world_size = place.device.type == "cpu", place.processes.world_size
+    for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            rates[name].append(tokens / CONTENDERS[name](place))
-    unit = "CPU-second" if options.device == "cpu" else "second"
-    print(
-        f"{parameters(CONFIG):,} parameters, {options.precision}, {BATCH} x {SEQ_LEN} tokens a step, {options.device}"
-    )
+            seconds = float(place.processes.sum(torch.tensor([CONTENDERS[name](place)], device=place.device)))
+            rates[name].append(BATCH * SEQ_LEN * place.steps / (seconds if on_cpu else seconds / world_size))
+    if not place.processes.is_first:
+        return
+    unit = "CPU-second" if on_cpu else "second"
+    what = f"{parameters(CONFIG):,} parameters, {place.precision}, {BATCH} x {SEQ_LEN} tokens a step"
+    print(f"{what}, {place.device.type}, {world_size} process{'es' if world_size > 1 else ''}")
     print(f"| trainer | tokens a {unit}, best | median | over the plain loop, best |\n|---|---|---|---|")
     best = max(rates["plain loop"])
     for name, found in rates.items():
         print(f"| {name} | {max(found):,.0f} | {statistics.median(found):,.0f} | {max(found) / best:.2f} |")
+
+
+def compare_memory(names: list[str]) -> None:
+    print("| trainer | peak memory above what was held before, MiB |\n|---|---|")
+    for name in names:
+        command = [sys.executable, *sys.argv, "--only", name]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(f"| {name} | {float(told.splitlines()[-1]):,.0f} |", flush=True)
+
+
+def peak_mib(name: str, place: Place) -> float:
+    """How far the peak lies above what the process holds after its imports, those of the peers included."""
+    if name.startswith(("Accelerate", "Hugging Face")):
+        import accelerate as _  # noqa: F401
+        import transformers.trainer  # noqa: F401
+    before = psutil.Process().memory_info().rss
+    CONTENDERS[name](place)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from edgeprof.search.finalists import (
 )
 from edgeprof.search.linear import Layout, Parameters
 from edgeprof.search.objective import ObjectiveError, Score, Stage
-from edgeprof.search.study import SCORE_SE, layout_of, n_counted, scored
+from edgeprof.search.study import layout_of, n_counted, scored, trained
 from edgeprof.search.surrogate import Posterior
 from edgeprof.search.surrogate_features import Features
 from edgeprof.search.trials import NothingProposedError, Problem, run_trials
@@ -141,8 +141,12 @@ def trial_label(study: "Study", problem: Problem) -> str:
 
 
 def best_layouts(study: "Study", costs: Costs, n: int) -> list[Layout]:
-    """The best ``n`` scored layouts that keep all budgets, by the surrogate's posterior mean: not by the luckiest score."""
-    trials = [t for t in scored(study) if costs.keeps(layout_of(t))]
+    """The best ``n`` layouts tried that keep all budgets, by the surrogate's posterior mean: not by the luckiest score.
+
+    Those that were pruned take part, as a pruner compares with the best trial alone: what was a little behind it may be the
+    second best.
+    """
+    trials = [t for t in trained(study) if costs.keeps(layout_of(t))] if scored(study) else []
     by_layout = {canonical_json(layout_of(t)): layout_of(t) for t in trials}
     layouts = list(by_layout.values())
     posterior = quality_posterior(study, costs.space.parameters)
@@ -151,13 +155,20 @@ def best_layouts(study: "Study", costs: Costs, n: int) -> list[Layout]:
 
 
 def quality_posterior(study: "Study", parameters: Parameters) -> Posterior:
-    """What is believed of every layout's quality after the study's trials."""
-    trials = scored(study)
+    """What is believed of every layout's quality after the study's trials, those that were pruned on their way included."""
+    from optuna.distributions import CategoricalDistribution
+
+    from edgeprof.search.sampler_history import read_history
+    from edgeprof.search.sampler_levels import make_axes
+
+    axes = make_axes({name: CategoricalDistribution(tuple(own)) for name, own in parameters.items()})
+    observations = read_history(study, axes).observations
+    sign = 1 if study.directions[0].name == "MAXIMIZE" else -1
     return Posterior.fit(
         Features(parameters),
-        [layout_of(t) for t in trials],
-        [t.values[0] for t in trials],
-        [t.user_attrs.get(SCORE_SE) for t in trials],
+        [o.layout for o in observations],
+        [sign * o.values[0] for o in observations],
+        [o.ses[0] for o in observations],
     )
 
 

@@ -35,6 +35,13 @@ PREDICTED, SCORE_SE, PARTS, SECONDS, CELLS, WORKER, SEEN, REJECTED, FAILED = (
 PRUNE_P = 0.05
 """One-sided p of the paired test below which a trial is ended."""
 
+PRUNE_FROM = 10
+"""Reported values before which no trial is ended.
+
+Source: the proxy's quick stage on nine layouts, seed 0: what the values so far foretell orders them with Kendall's tau 0.50
+after 5 of 20 values, 0.89 after 10, 0.94 after 14.
+"""
+
 JOURNAL = "studies.journal"
 
 
@@ -210,7 +217,8 @@ def make_pruner(study: "Study") -> "BasePruner":
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return WilcoxonPruner(p_threshold=PRUNE_P) if len(study.directions) == 1 else NopPruner()
+        pruner = WilcoxonPruner(p_threshold=PRUNE_P, n_startup_steps=PRUNE_FROM)
+        return pruner if len(study.directions) == 1 else NopPruner()
 
 
 def layout_of(trial: "FrozenTrial") -> Layout:
@@ -223,6 +231,14 @@ def scored(study: "Study") -> "list[FrozenTrial]":
     from optuna.trial import TrialState
 
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def trained(study: "Study") -> "list[FrozenTrial]":
+    """The trials with a score and those that were pruned on their way to one, in order."""
+    from optuna.trial import TrialState
+
+    found = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [trial for trial in found if REJECTED not in trial.user_attrs]
 
 
 def n_counted(study: "Study", *, before: int | None = None) -> int:

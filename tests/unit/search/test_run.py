@@ -233,6 +233,35 @@ def test_only_layouts_that_keep_their_budgets_by_what_is_known_now_are_finalists
     assert all(tighter.keeps(layout) for layout in found)
 
 
+def test_a_layout_that_was_pruned_a_little_behind_the_best_is_a_finalist_and_one_far_behind_is_not(
+    begin, study
+) -> None:
+    _, _, problem = begin(measure=False)
+    best = max(scored(study), key=lambda t: t.value)
+    tried = [layout_of(t) for t in study.trials]
+    near, far = (x for x in _others(problem.costs.space, best.params) if x not in tried and problem.costs.keeps(x))
+    study.add_trial(best_with(best, best.params, optuna.trial.TrialState.COMPLETE, {0: 1.0, 1: 1.0}))
+    for layout, behind in ((near, 0.01), (far, 50.0)):
+        reported = {0: 1.0 - behind}
+        study.add_trial(best_with(best, layout, optuna.trial.TrialState.PRUNED, reported))
+    found = best_layouts(study, problem.costs, 5)
+    assert near in found
+    assert far not in found
+
+
+def best_with(best: Any, params: Any, state: Any, reported: dict[int, float]) -> Any:
+    return optuna.trial.create_trial(
+        value=best.value if state.name == "COMPLETE" else None, params=params, distributions=best.distributions,
+        state=state, intermediate_values=reported,
+    )  # fmt: skip
+
+
+def _others(space: Any, layout: dict[str, str]) -> list[dict[str, str]]:
+    """Two layouts that differ from one in a single choice."""
+    changed = ({**layout, name: c} for name, own in space.parameters.items() for c in own if c != layout[name])
+    return [x for x in changed if not space.broken_rules(x)][:2]
+
+
 def test_a_study_without_a_score_has_no_finalists(study, make_costs, budget_of) -> None:
     assert best_layouts(study, make_costs(budget_of("params", "1M")), 3) == []
 

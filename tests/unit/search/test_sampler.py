@@ -224,6 +224,48 @@ def test_pruned_trials_are_not_proposed_again_and_turn_the_search_away():
     assert sum(t.state == TrialState.PRUNED for t in study.trials) < 13
 
 
+def test_a_pruned_trial_counts_with_the_value_that_it_was_on_its_way_to():
+    from edgeprof.search.sampler_history import read_history
+    from edgeprof.search.sampler_levels import make_axes
+
+    def history(direction, sign):
+        study = optuna.create_study(direction=direction)
+        layouts = [dict.fromkeys(SLOTS, choice) for choice in ("conv", "swa", "gqa")]
+        curves = [{0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.5, 1: 2.5, 2: 3.5}, {0: 0.5, 1: 1.4}]
+        for layout, curve, value in zip(layouts, curves, (6.0, 6.5, None), strict=True):
+            state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+            reported = {step: sign * y for step, y in curve.items()}
+            study.add_trial(
+                create_trial(
+                    state=state, params=layout, distributions=SPACE, intermediate_values=reported,
+                    value=None if value is None else sign * value,
+                )
+            )  # fmt: skip
+        return read_history(study, make_axes(SPACE))
+
+    for found in (history("maximize", 1), history("minimize", -1)):
+        (pruned,) = found.pruned
+        # 0.55 behind the first on its way, 1.05 behind the second: 5.45 either way.
+        assert pruned.values == (pytest.approx(5.45),)
+
+
+def test_a_pruned_trial_that_reported_nothing_to_compare_counts_as_worse_than_most():
+    from edgeprof.search.sampler_history import read_history
+    from edgeprof.search.sampler_levels import make_axes
+
+    study = optuna.create_study(direction="maximize")
+    for value in (1.0, 2.0, 3.0, 4.0, 5.0):
+        study.add_trial(create_trial(params=dict.fromkeys(SLOTS, "conv"), distributions=SPACE, value=value))
+    for curve in ({}, {7: 1.0}, {0: float("nan")}):
+        study.add_trial(
+            create_trial(
+                state=TrialState.PRUNED, params=dict.fromkeys(SLOTS, "gqa"), distributions=SPACE,
+                intermediate_values=curve,
+            )
+        )  # fmt: skip
+    assert [o.values for o in read_history(study, make_axes(SPACE)).pruned] == [(2.0,)] * 3
+
+
 def test_a_layout_pruned_for_a_broken_constraint_is_not_taken_for_a_bad_one():
     def posterior_mean(constraints):
         study = optuna.create_study(direction="maximize")

@@ -14,6 +14,7 @@ from edgeprof.search.study import (
     FAILED,
     PARTS,
     PREDICTED,
+    PRUNE_FROM,
     REJECTED,
     SEEN,
     WORKER,
@@ -220,6 +221,7 @@ def test_pruned_trials_count_and_have_no_score(make_problem, make_objective, bud
     run_trials(study, make_problem(budget_of("params", "1M"), objective=objective), 4)
     counted = [t.state.name for t in study.trials if REJECTED not in t.user_attrs]
     assert counted == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert [t.last_step for t in study.trials if t.state.name == "PRUNED"] == [PRUNE_FROM - 1] * 2
 
 
 # Other workers
