@@ -1,8 +1,8 @@
 """Compares samplers on made-up qualities of layouts under a latency budget: how far from the best, and what a trial costs.
 
-16 slots of 4 choices. Five tasks: ``additive`` (each slot on its own), ``interacting`` (what counts of two choices are worth
-saturates, one choice is better after another: of the kind that the additive sampler's surrogate can express, though not in its
-terms), ``entangled`` (any two slots, however far apart, may help or hinder each other: beyond that surrogate), ``threefold``
+16 slots of 4 choices, or others. Five tasks: ``additive`` (each slot on its own), ``interacting`` (what counts of two choices
+are worth saturates, one choice is better after another: of the kind that the additive sampler's features express, though not in
+its terms), ``entangled`` (any two slots, however far apart, may help or hinder each other: beyond those features), ``threefold``
 (so do triples of slots, and the first attention had better come early) and ``cliff`` (as interacting, but a second limit jumps
 with the sixth gqa, which only the exact check knows). The optimum of the first two is exact; that of the others is the best
 that a long local search has found. Regret is what the chosen layout's true quality lacks, in per cent of the optimum; the
@@ -11,6 +11,7 @@ the budget too, and are told by how much they exceed it. Such layouts are in the
 ``--count-refused``, as a table tells that they need no training, and their samplers learn their quality all the same.
 
 python benchmarks/samplers.py [--trials 60 200] [--seeds 5] [--noise 0] [--samplers random tpe nsga2 gp additive] [--tasks ...]
+                              [--slots 16] [--choices 4]
 python benchmarks/samplers.py --solver      the exact solver beside HiGHS, on the same random problems
 """
 
@@ -35,10 +36,14 @@ from edgeprof.search.sampler import best_by_posterior_mean
 from edgeprof.search.sampler_names import SAMPLERS, make_sampler
 from edgeprof.search.solver import solve
 
-N_SLOTS = 16
-CONV, SWA, GQA, LINEAR = CHOICES = ("conv", "swa", "gqa", "linear")
-NAMES = tuple(f"slot_{i:02d}" for i in range(N_SLOTS))
-PARAMETERS = dict.fromkeys(NAMES, CHOICES)
+CONV, GQA = "conv", "gqa"
+CHOICES = (CONV, "swa", GQA, "linear", "conv7")
+LATENCY = np.array([1.0, 1.6, 2.6, 1.3, 1.2])
+"""Of each choice, before slots differ."""
+
+ALONE = np.array([0.0, 0.6, 1.0, 0.45, 0.3])
+"""What each choice is worth on its own."""
+
 TASKS = ("additive", "interacting", "entangled", "threefold", "cliff")
 
 MOST_GQA = 5
@@ -46,10 +51,44 @@ MOST_GQA = 5
 
 
 @dataclass(frozen=True)
+class Size:
+    """Slots, and choices of each."""
+
+    n_slots: int = 16
+    n_choices: int = 4
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The slots' parameters."""
+        return tuple(f"slot_{i:02d}" for i in range(self.n_slots))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What each slot may be."""
+        return CHOICES[: self.n_choices]
+
+    @property
+    def parameters(self) -> dict[str, tuple[str, ...]]:
+        """As samplers take them."""
+        return dict.fromkeys(self.names, self.choices)
+
+    def table(self, values: np.ndarray) -> dict[str, dict[str, float]]:
+        """Values by slot and choice."""
+        return {
+            n: dict(zip(self.choices, row.tolist(), strict=True)) for n, row in zip(self.names, values, strict=True)
+        }
+
+    def codes(self, layout: Layout) -> np.ndarray:
+        """The places of a layout's choices."""
+        return np.array([self.choices.index(layout[name]) for name in self.names])
+
+
+@dataclass(frozen=True)
 class Task:
     """A quality, its budget, and the best quality within it."""
 
     name: str
+    size: Size
     quality: Callable[[Layout], float]
     budget: LinearLimit
     best: float
@@ -72,40 +111,43 @@ class Result:
     ms_per_trial: float = 0.0
 
 
-def make_tasks(seed: int = 0) -> list[Task]:
+def make_tasks(size: Size, seed: int = 0) -> list[Task]:
     rng = np.random.default_rng(seed)
-    latency = np.array([1.0, 1.6, 2.6, 1.3]) * rng.uniform(0.85, 1.15, (N_SLOTS, 4)) + 0.5
-    middle = np.exp(-(((np.arange(N_SLOTS) - 8) / 6) ** 2))
-    alone = np.array([0.0, 0.6, 1.0, 0.45]) * (0.4 + middle)[:, None] * rng.uniform(0.7, 1.3, (N_SLOTS, 4))
-    drawn = [latency[np.arange(N_SLOTS), rng.integers(0, 4, N_SLOTS)].sum() for _ in range(4000)]
-    budget = LinearLimit(name="latency", weights=_table(latency), constant=0.0, limit=float(np.quantile(drawn, 0.35)))
-    n = np.arange(N_SLOTS + 1)
-    additive = Additive(choices=_table(alone))
+    n_slots, n_choices = size.n_slots, size.n_choices
+    slots = np.arange(n_slots)
+    latency = LATENCY[:n_choices] * rng.uniform(0.85, 1.15, (n_slots, n_choices)) + 0.5
+    middle = np.exp(-(((slots - n_slots / 2) / (0.375 * n_slots)) ** 2))
+    alone = ALONE[:n_choices] * (0.4 + middle)[:, None] * rng.uniform(0.7, 1.3, (n_slots, n_choices))
+    drawn = [latency[slots, rng.integers(0, n_choices, n_slots)].sum() for _ in range(4000)]
+    limit = float(np.quantile(drawn, 0.35))
+    budget = LinearLimit(name="latency", weights=size.table(latency), constant=0.0, limit=limit)
+    n = np.arange(n_slots + 1)
+    additive = Additive(choices=size.table(alone))
     chain = Chain(
-        parameters=NAMES,
+        parameters=size.names,
         neighbours={(CONV, GQA): 0.25},
         counts={GQA: (3 * (1 - np.exp(-n / 2))).tolist(), CONV: (1.5 * (1 - np.exp(-n / 4))).tolist()},
     )
-    interacting = Additive(choices=_table(0.35 * alone), chains=(chain,))
+    interacting = Additive(choices=size.table(0.35 * alone), chains=(chain,))
     tasks = []
     for name, worth in (("additive", additive), ("interacting", interacting)):
-        solution = solve(worth, PARAMETERS, [budget])
+        solution = solve(worth, size.parameters, [budget])
         assert solution is not None
         assert solution.is_optimal
-        tasks.append(Task(name, worth.value, budget, solution.value, is_exact=True))
-    between = rng.normal(0, 0.12, (N_SLOTS, N_SLOTS, 4, 4)) * np.triu(np.ones((N_SLOTS, N_SLOTS)), 1)[:, :, None, None]
+        tasks.append(Task(name, size, worth.value, budget, solution.value, is_exact=True))
+    of_pairs = rng.normal(0, 0.12, (n_slots, n_slots, n_choices, n_choices))
+    between = of_pairs * np.triu(np.ones((n_slots, n_slots)), 1)[:, :, None, None]
 
     def entangled(layout: Layout) -> float:
-        at = np.array([CHOICES.index(layout[name]) for name in NAMES])
-        slots = np.arange(N_SLOTS)
+        at = size.codes(layout)
         return interacting.value(layout) + float(between[slots[:, None], slots, at[:, None], at].sum())
 
-    triples = [tuple(sorted(rng.choice(N_SLOTS, 3, replace=False).tolist())) for _ in range(40)]
-    of_triples = rng.normal(0, 0.3, (len(triples), 4, 4, 4))
+    triples = [tuple(sorted(rng.choice(n_slots, 3, replace=False).tolist())) for _ in range(40)]
+    of_triples = rng.normal(0, 0.3, (len(triples), n_choices, n_choices, n_choices))
 
     def threefold(layout: Layout) -> float:
-        at = [CHOICES.index(layout[name]) for name in NAMES]
-        first = next((i for i, name in enumerate(NAMES) if layout[name] == GQA), N_SLOTS)
+        at = size.codes(layout)
+        first = next((i for i, name in enumerate(size.names) if layout[name] == GQA), n_slots)
         joint = sum(float(w[at[i], at[j], at[k]]) for (i, j, k), w in zip(triples, of_triples, strict=True))
         return interacting.value(layout) + joint - 0.1 * abs(first - 3)
 
@@ -114,25 +156,22 @@ def make_tasks(seed: int = 0) -> list[Task]:
 
     beyond = [("entangled", entangled, False), ("threefold", threefold, False), ("cliff", cliff, True)]
     for name, quality, has_cliff in beyond:
-        task = Task(name, quality, budget, 0.0, is_exact=False, has_cliff=has_cliff)
+        task = Task(name, size, quality, budget, 0.0, is_exact=False, has_cliff=has_cliff)
         tasks.append(replace(task, best=local_search(task)))
     return tasks
 
 
-def _table(values: np.ndarray) -> dict[str, dict[str, float]]:
-    return {name: dict(zip(CHOICES, row.tolist(), strict=True)) for name, row in zip(NAMES, values, strict=True)}
-
-
-def local_search(task: Task, n_starts: int = 30) -> float:
-    """The best of many climbs by exchanging one or two choices at a time."""
+def local_search(task: Task, n_starts: int = 60) -> float:
+    """The best of many climbs by changing one to three choices at a time."""
     rng = np.random.default_rng(1)
     best = -np.inf
+    names, choices = task.size.names, task.size.choices
     for _ in range(n_starts):
-        layout = {name: CONV for name in NAMES}
+        layout = dict.fromkeys(names, CONV)
         value, idle = task.quality(layout), 0
-        while idle < 400:
-            names = rng.choice(NAMES, int(rng.integers(1, 4)), replace=False)
-            other = {**layout, **{str(name): CHOICES[int(rng.integers(4))] for name in names}}
+        while idle < 1000:
+            changed = rng.choice(names, int(rng.integers(1, 4)), replace=False)
+            other = {**layout, **{str(name): choices[int(rng.integers(len(choices)))] for name in changed}}
             better = task.excess(other) <= 0 and task.quality(other) > value
             layout, value, idle = (other, task.quality(other), 0) if better else (layout, value, idle + 1)
         best = max(best, value)
@@ -142,7 +181,8 @@ def local_search(task: Task, n_starts: int = 30) -> float:
 def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, count_refused: bool) -> Result:
     rng = np.random.default_rng([seed, 1])
     study = optuna.create_study(direction="maximize", sampler=_sampler(name, seed, task))
-    distributions = {n: CategoricalDistribution(CHOICES) for n in NAMES}
+    parameters = task.size.parameters
+    distributions = {n: CategoricalDistribution(own) for n, own in parameters.items()}
     result, true, seconds, n_asked = Result(), {}, 0.0, 0
     while len(result.regrets) < len(trials):
         begin = time.perf_counter()
@@ -165,14 +205,18 @@ def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, c
                 _regret(task, true, max(true, key=lambda i: study.trials[i].value)) if true else 100.0
             )
             if name == "additive":
-                result.by_mean.append(_regret(task, true, best_by_posterior_mean(study, PARAMETERS).trial.number))
+                result.by_mean.append(_regret(task, true, best_by_posterior_mean(study, parameters).trial.number))
     result.ms_per_trial = 1e3 * seconds / n_asked
     return result
 
 
 def _sampler(name: str, seed: int, task: Task) -> BaseSampler:
     return make_sampler(
-        name, seed=seed, parameters=PARAMETERS, limits=[task.budget], check=lambda layout: [task.excess(layout)]
+        name,
+        seed=seed,
+        parameters=task.size.parameters,
+        limits=[task.budget],
+        check=lambda layout: [task.excess(layout)],
     )
 
 
@@ -181,8 +225,9 @@ def _regret(task: Task, true: dict[int, float], chosen: int) -> float:
 
 
 def compare_samplers(options: argparse.Namespace) -> None:
-    print(f"regret in %, mean (worst) of {options.seeds} seeds; noise {options.noise} on each score")
-    for task in make_tasks():
+    size = Size(options.slots, options.choices)
+    print(f"{size}: regret in %, mean (worst) of {options.seeds} seeds; noise {options.noise} on each score")
+    for task in make_tasks(size):
         if task.name not in options.tasks:
             continue
         kind = "exact optimum" if task.is_exact else "best known"
@@ -223,50 +268,52 @@ def compare_solvers(n_problems: int = 8) -> None:
             apart += (found is None) != (other is None) or (found is not None and abs(found.value - other) > 1e-6)
         parts = [f"{w} {statistics.median(t):.0f} ({max(t):.0f})" for w, t in (("ours", ours), ("HiGHS", theirs))]
         print(
-            f"  {N_SLOTS} slots, {n_choices} choices, {n_limits} limits: {', '.join(parts)}; {apart} disagree",
+            f"  {Size().n_slots} slots, {n_choices} choices, {n_limits} limits: {', '.join(parts)}; {apart} disagree",
             flush=True,
         )
 
 
 def random_problem(n_choices: int, n_limits: int, seed: int) -> tuple[Additive, dict, list[LinearLimit]]:
     rng = np.random.default_rng(seed)
-    own = tuple("abcdefgh"[:n_choices])
-    n = np.arange(N_SLOTS + 1)
+    own, names = tuple("abcdefgh"[:n_choices]), Size().names
+    n_slots = len(names)
+    n = np.arange(n_slots + 1)
 
     def table(values: np.ndarray) -> dict[str, dict[str, float]]:
-        return {name: dict(zip(own, row.tolist(), strict=True)) for name, row in zip(NAMES, values, strict=True)}
+        return {name: dict(zip(own, row.tolist(), strict=True)) for name, row in zip(names, values, strict=True)}
 
     counts = {c: (rng.normal() * np.log1p(n) + rng.normal(0, 0.1) * n).tolist() for c in own}
     neighbours = {pair: float(rng.normal(0, 0.2)) for pair in product(own, own)}
-    chain = Chain(parameters=NAMES, neighbours=neighbours, counts=counts)
-    worth = Additive(choices=table(rng.normal(0, 0.3, (N_SLOTS, n_choices))), chains=(chain,))
+    chain = Chain(parameters=names, neighbours=neighbours, counts=counts)
+    worth = Additive(choices=table(rng.normal(0, 0.3, (n_slots, n_choices))), chains=(chain,))
     limits = []
     for k in range(n_limits):
-        weights = rng.uniform(1, 3, n_choices) * rng.uniform(0.85, 1.15, (N_SLOTS, n_choices))
-        drawn = [weights[np.arange(N_SLOTS), rng.integers(0, n_choices, N_SLOTS)].sum() for _ in range(500)]
+        weights = rng.uniform(1, 3, n_choices) * rng.uniform(0.85, 1.15, (n_slots, n_choices))
+        drawn = [weights[np.arange(n_slots), rng.integers(0, n_choices, n_slots)].sum() for _ in range(500)]
         limits.append(
             LinearLimit(name=str(k), weights=table(weights), constant=0.0, limit=float(np.quantile(drawn, 0.35)))
         )
-    return worth, dict.fromkeys(NAMES, own), limits
+    return worth, dict.fromkeys(names, own), limits
 
 
 def highs(worth: Additive, parameters: dict, limits: Sequence[LinearLimit]) -> float | None:
     """The same problem for HiGHS: choices and counts are 0 or 1, neighbours a flow from slot to slot."""
     (chain,) = worth.chains
-    own = parameters[NAMES[0]]
-    columns: dict[tuple, float] = {("at", n, c): worth.choices[n][c] for n in NAMES for c in own}
-    columns |= {("pair", a, b, c, d): w for a, b in pairwise(NAMES) for (c, d), w in chain.neighbours.items()}
+    names = chain.parameters
+    own = parameters[names[0]]
+    columns: dict[tuple, float] = {("at", n, c): worth.choices[n][c] for n in names for c in own}
+    columns |= {("pair", a, b, c, d): w for a, b in pairwise(names) for (c, d), w in chain.neighbours.items()}
     columns |= {("n", c, k): w for c, table in chain.counts.items() for k, w in enumerate(table)}
-    rows: list[tuple[dict[tuple, float], float, float]] = [({("at", n, c): 1 for c in own}, 1, 1) for n in NAMES]
-    for a, b in pairwise(NAMES):
+    rows: list[tuple[dict[tuple, float], float, float]] = [({("at", n, c): 1 for c in own}, 1, 1) for n in names]
+    for a, b in pairwise(names):
         for c in own:
             rows.append(({("pair", a, b, c, d): 1 for d in own} | {("at", a, c): -1}, 0, 0))
             rows.append(({("pair", a, b, d, c): 1 for d in own} | {("at", b, c): -1}, 0, 0))
     for c, table in chain.counts.items():
         rows.append(({("n", c, k): 1 for k in range(len(table))}, 1, 1))
-        rows.append(({("n", c, k): k for k in range(len(table))} | {("at", n, c): -1 for n in NAMES}, 0, 0))
+        rows.append(({("n", c, k): k for k in range(len(table))} | {("at", n, c): -1 for n in names}, 0, 0))
     for limit in limits:
-        rows.append(({("at", n, c): limit.weights[n][c] for n in NAMES for c in own}, -np.inf, limit.limit))
+        rows.append(({("at", n, c): limit.weights[n][c] for n in names for c in own}, -np.inf, limit.limit))
     place = {column: i for i, column in enumerate(columns)}
     flat = [(v, i, place[column]) for i, (row, _, _) in enumerate(rows) for column, v in row.items()]
     values, r, c = zip(*flat, strict=True)
@@ -288,6 +335,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[60, 200], help="numbers of trials to look at, rising")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--slots", type=int, default=Size.n_slots)
+    parser.add_argument("--choices", type=int, default=Size.n_choices)
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of each score's noise")
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))

@@ -87,6 +87,7 @@ class Evidence:
         self._contexts: dict[str, set[int]] = defaultdict(set)
         self._rings: dict[Ring, list[InstanceRecord]] = defaultdict(list)
         self._stretches: dict[Ring, float] = {}
+        self._curves: dict[str, dict[Process, Curve]] = {}
         keys: dict[str, str] = {}
         for record in records:
             if record.case is None or record.status != "ok" or record.kind not in ("latency", "probe"):
@@ -104,6 +105,7 @@ class Evidence:
         """The same records, others of which count."""
         other = copy.copy(self)
         other.conditions = conditions
+        other._curves = {}
         return other
 
     def loads(self, cell: BenchCase) -> Iterator[InstanceRecord]:
@@ -118,7 +120,12 @@ class Evidence:
         return [record for record in self._probes.get(cell.key, ()) if build.made(record)]
 
     def curves(self, cell: BenchCase) -> dict[Process, Curve]:
-        """The cell's curve in every process that measured it, under equal conditions."""
+        """The cell's curve in every process that measured it, under equal conditions. A search asks for the same ones all the time."""
+        if cell.key not in self._curves:
+            self._curves[cell.key] = self._made_curves(cell)
+        return self._curves[cell.key]
+
+    def _made_curves(self, cell: BenchCase) -> dict[Process, Curve]:
         raw: dict[Process, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
         for record in self.loads(cell):
             assert record.ring_bytes is not None

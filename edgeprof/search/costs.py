@@ -16,6 +16,9 @@ from edgeprof.search.cells import space_rings
 from edgeprof.search.linear import Layout, LinearLimit
 from edgeprof.search.space import FFN, Space
 
+NO_LIMIT = 1.0
+"""Stands for any limit, where budgets are told apart by all else."""
+
 DEFAULT_CONTEXT = 1024
 """Context whose peak memory is meant where no budget of the same target names a context or a prompt."""
 
@@ -63,9 +66,8 @@ class Costs:
         self._known.clear()
 
     def with_limits(self, limit_of: Callable[[Budget], float]) -> "Costs":
-        """The same with other limits."""
-        budgets = tuple(replace(budget, limit=limit_of(budget)) for budget in self.budgets)
-        return replace(self, budgets=budgets, _known={})
+        """The same with other limits. What is known of figures is shared: no figure depends on its limit."""
+        return replace(self, budgets=tuple(replace(budget, limit=limit_of(budget)) for budget in self.budgets))
 
     def figures(self, layout: Layout) -> dict[str, Figure]:
         """Every budget's figure, by its name."""
@@ -74,10 +76,11 @@ class Costs:
 
     def figure(self, budget: Budget, config: ArchConfig) -> Figure:
         """One budget's figure for an architecture."""
-        key = (budget, config_to_json(config))
+        key = (replace(budget, limit=NO_LIMIT), config_to_json(config))
         if key not in self._known:
             self._known[key] = self._static(budget, config) if budget.is_static else self._predicted(budget, config)
-        return self._known[key]
+        known = self._known[key]
+        return known if known.budget.limit == budget.limit else replace(known, budget=budget)
 
     def keeps(self, layout: Layout) -> bool:
         """Whether every budget's upper end keeps its limit, and the space's rules are kept."""
