@@ -120,7 +120,7 @@ class Evidence:
         return [record for record in self._probes.get(cell.key, ()) if build.made(record)]
 
     def curves(self, cell: BenchCase) -> dict[Process, Curve]:
-        """The cell's curve in every process that measured it, under equal conditions. A search asks for the same ones all the time."""
+        """The cell's curve in every process that measured it, under equal conditions; made once."""
         if cell.key not in self._curves:
             self._curves[cell.key] = self._made_curves(cell)
         return self._curves[cell.key]
