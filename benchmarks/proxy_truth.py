@@ -143,20 +143,20 @@ def measure(args: argparse.Namespace) -> None:
 
 
 class Rows:
-    """What was measured, for the layouts and seeds of which everything is there."""
+    """What was measured. ``layouts`` have the truth of all ``seeds``; a stage counts with the seeds that it has for all of these."""
 
     def __init__(self, rows: list[dict]) -> None:
         self.of = {(r["what"], r["layout"], r["seed"]): r["losses"] for r in rows}
         self.cpu_s = {
             w: statistics.fmean(r["cpu_s"] for r in rows if r["what"] == w) for w in {r["what"] for r in rows}
         }
-        self.whats = [what for what in ROUNDS if what in self.cpu_s]
         self.seeds = sorted({r["seed"] for r in rows})
-        self.layouts = [
-            layout
-            for layout in dict.fromkeys(r["layout"] for r in rows)
-            if all((what, layout, seed) in self.of for what in self.whats for seed in self.seeds)
-        ]
+        tried = dict.fromkeys(r["layout"] for r in rows)
+        self.layouts = [x for x in tried if all(("long", x, seed) in self.of for seed in self.seeds)]
+
+    def seeds_of(self, what: str) -> list[int]:
+        """The seeds for which all layouts have it."""
+        return [seed for seed in self.seeds if all((what, layout, seed) in self.of for layout in self.layouts)]
 
     def loss(self, what: str, part: str, seed: int) -> np.ndarray:
         """A part's loss in nats, by layout."""
@@ -186,20 +186,19 @@ class Rows:
 
 
 def tell(rows: Rows) -> None:
-    seconds = ", ".join(f"{what} {rows.cpu_s[what]:.1f}" for what in rows.whats)
+    seconds = ", ".join(f"{what} {rows.cpu_s[what]:.1f}" for what in ROUNDS if what in rows.cpu_s)
     print(f"\n{len(rows.layouts)} layouts, seeds {rows.seeds}; CPU-seconds a layout and seed: {seconds}")
-    if "long" not in rows.whats:
+    if not rows.layouts:
         return
     for part in ("docs", "code", "recall"):
         mean = np.mean([rows.loss("long", part, seed) for seed in rows.seeds], axis=0)
         print(f"long {part}: {mean.min():.3f} to {mean.max():.3f} nats, sd over layouts {mean.std(ddof=1):.3f}")
-    rivals = [
-        (f"{stage}, seed {seed}", rows.score(stage, [seed]))
+    rivals = [(f"{stage}, seed {seed}", rows.score(stage, [seed])) for stage in STAGES for seed in rows.seeds_of(stage)]
+    rivals += [
+        (f"{stage}, mean of seeds", rows.score(stage, rows.seeds_of(stage)))
         for stage in STAGES
-        if stage in rows.whats
-        for seed in rows.seeds
+        if len(rows.seeds_of(stage)) > 1
     ]
-    rivals += [(f"{stage}, mean of seeds", rows.score(stage, rows.seeds)) for stage in STAGES if stage in rows.whats]
     rivals += sizes(rows)
     for name in TRUTHS:
         truth = rows.truth(name, rows.seeds)
@@ -208,7 +207,7 @@ def tell(rows: Rows) -> None:
             print(f"  {'truth, seed to seed':24s} {agreement(rows.truth(name, [one]), rows.truth(name, [other]))}")
         for rival, score in rivals:
             print(f"  {rival:24s} {agreement(score, truth)}")
-        if "final" in rows.whats:
+        if rows.seeds_of("final"):
             print(f"  {chosen(rows, name)}")
 
 
@@ -220,8 +219,9 @@ def sizes(rows: Rows) -> list[tuple[str, np.ndarray]]:
         ("FLOPs", np.array(flops, dtype=float)),
         ("attention layers", np.array([sum(c in "SG" for c in layout) for layout in rows.layouts], dtype=float)),
     ]
-    if "init" in rows.whats:
-        found.append(("gradient norm", np.mean([rows.loss("init", "gradient norm", s) for s in rows.seeds], axis=0)))
+    norms = [rows.loss("init", "gradient norm", seed) for seed in rows.seeds_of("init")]
+    if norms:
+        found.append(("gradient norm", np.mean(norms, axis=0)))
     return found
 
 
@@ -252,11 +252,12 @@ def chosen(rows: Rows, name: str, n: int = 2000, n_few: int = 5, n_candidates: i
     single = np.array([rows.truth(name, [seed]) for seed in rows.seeds])
     apart = (single - truth) - (single - truth).mean(axis=1, keepdims=True)
     se = np.sqrt(2 * (apart**2).sum() / ((len(rows.seeds) - 1) * len(truth)) / len(rows.seeds))
-    first, second = {s: rows.score("standard", [s]) for s in rows.seeds}, rows.score("final", rows.seeds)
+    first = {seed: rows.score("standard", [seed]) for seed in rows.seeds_of("standard")}
+    second = rows.score("final", rows.seeds_of("final"))
     n_best, n_tied, without = 0, 0, 0
     for _ in range(n):
         candidates = rng.choice(len(truth), min(n_candidates, len(truth)), replace=False)
-        quick = first[int(rng.choice(rows.seeds))]
+        quick = first[int(rng.choice(list(first)))]
         few = sorted(candidates, key=lambda i: -quick[i])[:n_few]
         pick, best = max(few, key=lambda i: second[i]), truth[candidates].max()
         n_best += truth[pick] == best
