@@ -143,7 +143,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 class Rows:
-    """What was measured. ``layouts`` have the truth of all ``seeds``; a stage counts with the seeds that it has for all of these."""
+    """What was measured. ``layouts`` have the truth of all ``seeds``; a stage counts with the seeds that it has for all these."""
 
     def __init__(self, rows: list[dict]) -> None:
         self.of = {(r["what"], r["layout"], r["seed"]): r["losses"] for r in rows}
