@@ -6,7 +6,7 @@ standard library's source code, which the proxy never sees) and on recall of mor
 run goes on, and several processes with seeds of their own may share it.
 
     python benchmarks/proxy_truth.py --out truth.jsonl [--layouts 16] [--seeds 0 1]      measures, then tells
-    python benchmarks/proxy_truth.py --out truth.jsonl --read                            tells what is there
+    python benchmarks/proxy_truth.py --out benchmarks/proxy_truth.jsonl --read           tells what is committed: four CPU-hours
 """
 
 import argparse
@@ -34,8 +34,8 @@ from edgeprof.search.twin import TwinSize
 from edgeprof.search.twin_training import Recipe, TwinTraining, batch_loss
 
 SLOTS = 8
-STAGES = ("standard", "final")
-ROUNDS = ("init", "standard", "long", "final")
+STAGES = ("quick", "standard", "final")
+ROUNDS = ("init", "quick", "standard", "long", "final")
 TRULY = 0.5
 """Layouts differ truly if their truths do by more than this many standard deviations over layouts."""
 

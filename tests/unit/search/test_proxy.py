@@ -139,7 +139,7 @@ def test_the_final_stage_is_longer_and_has_more_seeds() -> None:
 
 
 def test_the_stage_for_every_candidate_is_the_standard_one() -> None:
-    assert PROXY.stage("").name == "standard"
+    assert PROXY.stage("").name == "quick"
     with pytest.raises(UsageError, match="stage: 'quickly' is none of the objective proxy; did you mean quick"):
         PROXY.stage("quickly")
 
