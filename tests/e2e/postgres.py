@@ -28,7 +28,8 @@ def server(bin_folder: Path) -> Iterator[str]:
     It refuses to run as root, and so root runs it as the package's own user.
     """
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    home = Path(tempfile.mkdtemp(prefix="edgeprof-postgres-"))  # not below pytest's folder, which is its user's alone
+    # Where another user may look: not below pytest's folder, nor below a TMPDIR that is its user's alone.
+    home = Path(tempfile.mkdtemp(prefix="edgeprof-postgres-", dir="/tmp" if as_user else None))
     data = home / "data"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
