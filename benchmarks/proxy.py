@@ -4,7 +4,8 @@
 
 Scores a dozen layouts of eight slots with two seeds each, on one thread, and appends each score's parts to a file, so that an
 interrupted run goes on. Then it prints, for each part, mean and standard deviation over layouts and the standard deviation over
-seeds (what ``edgeprof/search/proxy_parts.py`` holds), and for the score Kendall's tau between the seeds' rankings.
+seeds (``edgeprof/search/proxy_parts.py`` has those of copying from here, most others from proxy_truth.py), and for the score
+Kendall's tau between the seeds' rankings.
 """
 
 import argparse

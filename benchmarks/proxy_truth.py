@@ -193,6 +193,12 @@ def tell(rows: Rows) -> None:
     for part in ("docs", "code", "recall"):
         mean = np.mean([rows.loss("long", part, seed) for seed in rows.seeds], axis=0)
         print(f"long {part}: {mean.min():.3f} to {mean.max():.3f} nats, sd over layouts {mean.std(ddof=1):.3f}")
+    for stage in STAGES:
+        seeds = rows.seeds_of(stage)
+        for part in PARTS[stage] if seeds else ():
+            if DEFAULT_WEIGHTS[part.kind]:  # what edgeprof/search/proxy_parts.py holds
+                mean = np.mean([rows.loss(stage, part.name, seed) for seed in seeds], axis=0)
+                print(f"{stage} {part.name}: centre {mean.mean():.4f}, scale {mean.std(ddof=1):.4f}, seeds {seeds}")
     rivals = [(f"{stage}, seed {seed}", rows.score(stage, [seed])) for stage in STAGES for seed in rows.seeds_of(stage)]
     rivals += [
         (f"{stage}, mean of seeds", rows.score(stage, rows.seeds_of(stage)))

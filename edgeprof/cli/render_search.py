@@ -82,18 +82,10 @@ def print_infeasible(relaxations: "Sequence[Relaxation]") -> None:
         together = "as it is" if r.together == limit else amount(r.budget, r.together)
         table.add_row(r.budget.name, amount(r.budget, limit), amount(r.budget, least), more, together)
     print_table(table)
-    helps_alone = any(x is not None for x in needed.values())
-    helps_together = any(r.together is not None for r in relaxations)
-    lines = {
-        (
-            True,
-            True,
-        ): "Relaxing one of these to what it needs alone, or all of them to the last column, leaves a layout.",
-        (True, False): "Relaxing one of these to what it needs alone leaves a layout.",
-        (False, True): "No single budget makes room when relaxed: relax all of them to the last column.",
-        (False, False): "No budget makes room when relaxed: search another --space.",
-    }
-    stdout_console().print(f"{lines[helps_alone, helps_together]} Nothing was trained.", soft_wrap=True, markup=False)
+    ways = ["one of them to what it needs alone"] if any(x is not None for x in needed.values()) else []
+    ways += ["all of them to the last column"] if any(r.together is not None for r in relaxations) else []
+    line = f"Relaxing {' or '.join(ways)} leaves a layout." if ways else "No relaxing helps: search another --space."
+    stdout_console().print(f"{line} Nothing was trained.", soft_wrap=True, markup=False)
 
 
 def _needed(relaxation: "Relaxation") -> float | None:

@@ -11,7 +11,7 @@ Biases (docs/search.md has the figures):
 - Nothing tests contexts beyond a twin's sequence, which stands for the space's usual context.
 - Order matters much: a convolution before the first attention is worth more than one behind it. That is what recall needs of a
   twin; larger models may need it less.
-- Among the best few the order is weak: train them longer (the stage ``final``) before one is chosen.
+- Among the best few the order is weak, and by the longer stages hardly better.
 """
 
 import math
