@@ -64,17 +64,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """Which records count: those of this environment, and of these sessions or of all but these."""
+    """Which records count: those of this environment, and of one session only, or of the sessions before one."""
 
     fingerprint: str
     only_session: str | None = None
-    not_session: str | None = None
-
-    def allow(self, record: InstanceRecord) -> bool:
-        """Whether the record's session is wanted."""
-        if self.only_session is not None and record.session_id != self.only_session:
-            return False
-        return record.session_id != self.not_session or self.not_session is None
+    before_session: str | None = None
 
 
 class Evidence:
@@ -88,8 +82,10 @@ class Evidence:
         self._rings: dict[Ring, list[InstanceRecord]] = defaultdict(list)
         self._stretches: dict[Ring, float] = {}
         self._curves: dict[str, dict[Process, Curve]] = {}
+        self._order: dict[str, int] = {}
         keys: dict[str, str] = {}
         for record in records:
+            self._order.setdefault(record.session_id, len(self._order))
             if record.case is None or record.status != "ok" or record.kind not in ("latency", "probe"):
                 continue
             if record.case_key not in keys:  # hashing a case takes longer than all else here
@@ -112,7 +108,13 @@ class Evidence:
         """The timed records of the cell in rings of any size, under equal conditions."""
         build = build_of(cell, PROTOCOL_VERSION, self.conditions.fingerprint)
         found = self._loads.get(cell.key, [])
-        return (record for record in found if self.conditions.allow(record) and build.made(record))
+        return (record for record in found if self._counts(record.session_id) and build.made(record))
+
+    def _counts(self, session_id: str) -> bool:
+        """Whether a session is wanted; the store holds sessions in the order in which they began."""
+        only, before = self.conditions.only_session, self.conditions.before_session
+        last = self._order.get(before, len(self._order)) if before is not None else len(self._order)
+        return only in (None, session_id) and self._order[session_id] < last
 
     def probes(self, cell: BenchCase) -> list[InstanceRecord]:
         """The cell's memory and numerics in fresh processes of their own, whichever session they are from."""

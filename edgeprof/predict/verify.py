@@ -190,7 +190,7 @@ def _rows_of(
     if measured is None:
         return
     for paired in (True, False):
-        conditions = mine if paired else replace(knowledge.conditions, not_session=session_id)
+        conditions = mine if paired else replace(knowledge.conditions, before_session=session_id)
         known = replace(knowledge, conditions=conditions, paired=paired)
         found = predict_calls(target, known, evidence.under(conditions), (call,))
         if found.ns is not None:

@@ -67,9 +67,10 @@ def test_sessions_are_picked_and_left_out(cell, timed) -> None:
     found = evidence(timed(5_000), timed(6_000, session="s2"))
     assert len(found.curves(cell)) == 2
     only = found.under(Conditions(fingerprint=FINGERPRINT, only_session="s2"))
-    others = found.under(Conditions(fingerprint=FINGERPRINT, not_session="s2"))
+    earlier = found.under(Conditions(fingerprint=FINGERPRINT, before_session="s2"))
     assert list(only.curves(cell)) == [("s2", 0)]
-    assert list(others.curves(cell)) == [("s1", 0)]
+    assert list(earlier.curves(cell)) == [("s1", 0)]
+    assert not found.under(Conditions(fingerprint=FINGERPRINT, before_session="s1")).curves(cell)
     assert len(found.curves(cell)) == 2  # a view changes nothing
 
 

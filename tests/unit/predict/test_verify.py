@@ -47,7 +47,7 @@ def test_a_row_says_what_was_off(lab, make_target) -> None:
 
 def test_earlier_cells_make_a_row_of_their_own(lab, make_target) -> None:
     target = make_target("CCG")
-    earlier, now = lab.ring_records(target, [CALL]), lab.ring_records(target, [CALL], session="s2", model_factor=1.0)
+    earlier, now = (lab.ring_records(target, [CALL], session=session, model_factor=1.0) for session in ("s1", "s2"))
     rows = verify_rows([target], [CALL], lab.knowledge([*earlier, *now]), "s2")
     assert [(row.phase, row.paired, row.session_id) for row in rows] == [
         ("decode", True, "s2"),
@@ -55,6 +55,9 @@ def test_earlier_cells_make_a_row_of_their_own(lab, make_target) -> None:
         ("memory", True, "s2"),
     ]
     assert rows[0].hi_ns - rows[0].lo_ns < rows[1].hi_ns - rows[1].lo_ns
+    # what is measured afterwards, such as pairs of its blocks, adds no row to a session that was told already
+    told = verify_rows([target], [CALL], lab.knowledge([*earlier, *now]), "s1")
+    assert [(row.phase, row.paired) for row in told] == [("decode", True), ("memory", True)]
 
 
 def test_a_models_own_history_does_not_help_to_predict_it(lab, make_target, make_row) -> None:
