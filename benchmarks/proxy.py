@@ -1,6 +1,6 @@
 """How well the search's quality proxy agrees with itself over seeds, what it takes, and the constants that it is calibrated with.
 
-    python benchmarks/proxy.py --stage standard --out proxy.jsonl
+    python benchmarks/proxy.py --out proxy.jsonl
 
 Scores a dozen layouts of eight slots with two seeds each, on one thread, and appends each score's parts to a file, so that an
 interrupted run goes on. Then it prints, for each part, mean and standard deviation over layouts and the standard deviation over
@@ -14,7 +14,6 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from edgeprof.models.config import ArchConfig, make_layer
@@ -48,13 +47,14 @@ def architecture(layout: str) -> ArchConfig:
     return ArchConfig(name=layout, d_model=WIDTH, vocab=65_536, layers=layers)
 
 
-def score(layout: str, stage: str, seed: int, weights: Mapping[str, float]) -> Row:
+def score(layout: str, seed: int, weights: Mapping[str, float]) -> Row:
     objective = ProxyObjective(reference=REFERENCE, weights=weights)
-    budget = replace(objective.stage(stage), seeds=1)
     begin = time.process_time()
-    found = objective.score(architecture(layout), seed=seed, budget=budget, report=lambda _step, _value: None)
+    found = objective.score(
+        architecture(layout), seed=seed, budget=objective.stage("quick"), report=lambda _step, _value: None
+    )
     cpu_s = time.process_time() - begin
-    return {"layout": layout, "stage": stage, "seed": seed, "cpu_s": round(cpu_s, 2), "parts": dict(found.parts)}
+    return {"layout": layout, "seed": seed, "cpu_s": round(cpu_s, 2), "parts": dict(found.parts)}
 
 
 def read(path: Path) -> list[dict]:
@@ -62,44 +62,38 @@ def read(path: Path) -> list[dict]:
 
 
 def run(args: argparse.Namespace) -> None:
-    kinds = {part.name: part.kind for part in PARTS[args.stage]}
+    kinds = {part.name: part.kind for part in PARTS}
     for seed, layout in itertools.product(args.seeds, args.layouts):
-        same = [r for r in read(args.out) if (r["layout"], r["stage"], r["seed"]) == (layout, args.stage, seed)]
+        same = [r for r in read(args.out) if (r["layout"], r["seed"]) == (layout, seed)]
         done = {kinds[name] for row in same for name in row["parts"]}
         weights = {kind: float(kind in args.kinds and kind not in done) for kind in DEFAULT_WEIGHTS}
         if any(weights.values()):
-            row = score(layout, args.stage, seed, weights)
+            row = score(layout, seed, weights)
             with args.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
 
 
-def table(rows: list[dict], stage: str) -> None:
+def table(rows: list[dict]) -> None:
     from scipy.stats import kendalltau
 
     losses: dict[tuple[str, int], dict[str, float]] = {}
     seconds: dict[tuple[str, int], float] = {}
     for row in rows:
-        if row["stage"] == stage:
-            key = row["layout"], row["seed"]
-            losses.setdefault(key, {}).update(row["parts"])
-            seconds[key] = seconds.get(key, 0.0) + row["cpu_s"]
+        key = row["layout"], row["seed"]
+        losses.setdefault(key, {}).update(row["parts"])
+        seconds[key] = seconds.get(key, 0.0) + row["cpu_s"]
     seeds = sorted({seed for _, seed in losses})
     complete = [layout for layout in LAYOUTS if all((layout, seed) in losses for seed in seeds)]
-    print(f"\n{stage}: {len(complete)} layouts, seeds {seeds}, {statistics.fmean(seconds.values()):.1f} CPU-s a score")
+    print(f"\n{len(complete)} layouts, seeds {seeds}, {statistics.fmean(seconds.values()):.1f} CPU-s a score")
     standard: dict[str, dict[tuple[str, int], float]] = {}
-    for part in PARTS[stage]:
+    for part in PARTS:
         found = {key: loss[part.name] for key, loss in losses.items() if key[0] in complete and part.name in loss}
         if len(found) == len(complete) * len(seeds):
             standard[part.name] = summarise(part.name, found, complete, seeds)
-    recalls = [standard[part.name] for part in PARTS[stage] if part.kind == "recall" and part.name in standard]
-    sums = [sum(recall[layout, seed] for recall in recalls) for layout in complete for seed in seeds]
-    print(f"sd of the sum of {len(recalls)} standardised recalls: {statistics.stdev(sums):.3f}")
     totals = {
         (layout, seed): sum(
-            DEFAULT_WEIGHTS[p.kind] * p.worth(losses[layout, seed][p.name])
-            for p in PARTS[stage]
-            if DEFAULT_WEIGHTS[p.kind]
+            DEFAULT_WEIGHTS[p.kind] * p.worth(losses[layout, seed][p.name]) for p in PARTS if DEFAULT_WEIGHTS[p.kind]
         )
         for layout in complete
         for seed in seeds
@@ -137,7 +131,6 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=PARTS, default="standard")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--layouts", nargs="+", default=LAYOUTS)
     parser.add_argument("--kinds", nargs="+", choices=list(DEFAULT_WEIGHTS), default=["text", "recall"])
@@ -145,7 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     run(args)
-    table(read(args.out), args.stage)
+    table(read(args.out))
 
 
 if __name__ == "__main__":

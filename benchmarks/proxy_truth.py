@@ -6,7 +6,7 @@ standard library's source code, which the proxy never sees) and on recall of mor
 run goes on, and several processes with seeds of their own may share it.
 
     python benchmarks/proxy_truth.py --out truth.jsonl [--layouts 16] [--seeds 0 1]      measures, then tells
-    python benchmarks/proxy_truth.py --out benchmarks/proxy_truth.jsonl --read           tells what is committed: four CPU-hours
+    python benchmarks/proxy_truth.py --out benchmarks/proxy_truth.jsonl --read           tells what is committed: seven CPU-hours
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 import statistics
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from scipy.stats import kendalltau
 from edgeprof.models.accounting import parameters
 from edgeprof.models.config import ArchConfig
 from edgeprof.models.model import model_of
-from edgeprof.search.proxy import DEFAULT_WEIGHTS
+from edgeprof.search.proxy import DEFAULT_WEIGHTS, STAGES
 from edgeprof.search.proxy_parts import PARTS
 from edgeprof.search.tasks import Batch, Ids, recall, text_windows
 from edgeprof.search.text import VOCAB, built_in_corpus, corpus_of
@@ -34,8 +34,10 @@ from edgeprof.search.twin import TwinSize
 from edgeprof.search.twin_training import Recipe, TwinTraining, batch_loss
 
 SLOTS = 8
-STAGES = ("quick", "standard", "final")
-ROUNDS = ("init", "quick", "standard", "long", "final")
+ROUNDS = ("init", "quick", "long", "long recall")
+"""What is trained of each layout and seed: nothing, a score with one seed, the truth, and more of the truth's recall, as when a
+layout learns that is partly luck."""
+
 TRULY = 0.5
 """Layouts differ truly if their truths do by more than this many standard deviations over layouts."""
 
@@ -72,7 +74,7 @@ def windows(stream: Ids) -> Callable[[np.random.Generator], Batch]:
     return partial(text_windows, stream=stream, batch=TEXT.batch, tokens=TEXT.size.tokens)
 
 
-def long_losses(config: ArchConfig, seed: int) -> dict[str, float]:
+def long_losses(config: ArchConfig, seed: int, wanted: Sequence[str] = ("docs", "code", "recall")) -> dict[str, float]:
     """Held-out losses in nats after the long trainings."""
     docs, code = built_in_corpus(), corpus_of(source_code())
     pairs = partial(recall, batch=RECALL.batch, tokens=RECALL.size.tokens, n_keys=N_KEYS)
@@ -81,7 +83,7 @@ def long_losses(config: ArchConfig, seed: int) -> dict[str, float]:
         "code": (TEXT, windows(code.train), windows(code.held_out)),
         "recall": (RECALL, pairs, pairs),
     }
-    return {name: long_loss(config, *how, name=name, seed=seed) for name, how in plan.items()}
+    return {name: long_loss(config, *plan[name], name=name, seed=seed) for name in wanted}
 
 
 def long_loss(
@@ -97,10 +99,10 @@ def long_loss(
         return statistics.fmean(batch_loss(training.model, held_out(rng)).item() for _ in range(HELD_OUT_BATCHES))
 
 
-def stage_losses(config: ArchConfig, stage: str, seed: int) -> dict[str, float]:
+def score_losses(config: ArchConfig, seed: int) -> dict[str, float]:
     """By part the mean training loss that a score is made of."""
     found = {}
-    for part in PARTS[stage]:
+    for part in PARTS:
         if DEFAULT_WEIGHTS[part.kind]:
             training = TwinTraining(
                 config, part.recipe, part.make_batch, reference=REFERENCE, name=part.name, seed=seed
@@ -116,7 +118,7 @@ def gradient_norm(config: ArchConfig, seed: int) -> dict[str, float]:
     """
     import torch
 
-    part = PARTS["standard"][0]
+    part = PARTS[0]
     training = TwinTraining(config, part.recipe, part.make_batch, reference=REFERENCE, name=part.name, seed=seed)
     torch.autograd.backward(batch_loss(training.model, part.make_batch(np.random.default_rng(seed))))
     norms = [p.grad.norm() for p in training.model.parameters() if p.grad is not None]
@@ -127,11 +129,13 @@ def losses(layout: str, what: str, seed: int) -> dict[str, float]:
     config = architecture(layout)
     if what == "init":
         return gradient_norm(config, seed)
-    return long_losses(config, seed) if what == "long" else stage_losses(config, what, seed)
+    if what == "long recall":
+        return long_losses(config, seed, ["recall"])
+    return long_losses(config, seed) if what == "long" else score_losses(config, seed)
 
 
 def measure(args: argparse.Namespace) -> None:
-    for what, layout, seed in itertools.product(ROUNDS, fresh_layouts(args.layouts), args.seeds):
+    for what, layout, seed in itertools.product(args.rounds, fresh_layouts(args.layouts), args.seeds):
         if any((r["layout"], r["what"], r["seed"]) == (layout, what, seed) for r in read(args.out)):
             continue
         begin = time.process_time()
@@ -143,78 +147,92 @@ def measure(args: argparse.Namespace) -> None:
 
 
 class Rows:
-    """What was measured. ``layouts`` have the truth of all ``seeds``; a stage counts with the seeds that it has for all these."""
+    """What was measured. ``layouts`` have the truth of ``seeds``; the rest counts with the seeds that all these layouts have."""
 
     def __init__(self, rows: list[dict]) -> None:
         self.of = {(r["what"], r["layout"], r["seed"]): r["losses"] for r in rows}
-        self.cpu_s = {
-            w: statistics.fmean(r["cpu_s"] for r in rows if r["what"] == w) for w in {r["what"] for r in rows}
-        }
-        self.seeds = sorted({r["seed"] for r in rows})
+        self.cpu_s = {w: statistics.fmean(r["cpu_s"] for r in rows if r["what"] == w) for w in ROUNDS if self._has(w)}
+        self.seeds = sorted({seed for what, _, seed in self.of if what == "long"})
         tried = dict.fromkeys(r["layout"] for r in rows)
         self.layouts = [x for x in tried if all(("long", x, seed) in self.of for seed in self.seeds)]
 
+    def _has(self, what: str) -> bool:
+        return any(one == what for one, _, _ in self.of)
+
     def seeds_of(self, what: str) -> list[int]:
         """The seeds for which all layouts have it."""
-        return [seed for seed in self.seeds if all((what, layout, seed) in self.of for layout in self.layouts)]
+        tried = sorted({seed for one, _, seed in self.of if one == what})
+        return [seed for seed in tried if all((what, layout, seed) in self.of for layout in self.layouts)]
 
     def loss(self, what: str, part: str, seed: int) -> np.ndarray:
         """A part's loss in nats, by layout."""
         return np.array([self.of[what, layout, seed][part] for layout in self.layouts])
 
-    def truth(self, name: str, seeds: list[int]) -> np.ndarray:
-        """Standardised held-out losses, better ones higher; recall weighs as much as the texts do together."""
+    def long(self, part: str) -> list[np.ndarray]:
+        """A long training's held-out losses, by seed and layout; recall has more seeds than texts."""
+        found = [self.loss("long", part, seed) for seed in self.seeds]
+        more = self.seeds_of("long recall") if part == "recall" else []
+        return found + [self.loss("long recall", part, seed) for seed in more]
+
+    def truth(self, name: str, half: int | None = None) -> np.ndarray:
+        """Standardised held-out losses, better ones higher, of all seeds or of a half; recall weighs as much as all texts do."""
         parts = TRUTHS[name]
-        texts = [part for part in parts if part != "recall"]
         total = np.zeros(len(self.layouts))
         for part in parts:
-            mean = np.mean([self.loss("long", part, seed) for seed in seeds], axis=0)
-            total -= (mean - mean.mean()) / mean.std(ddof=1) * (1.0 if part == "recall" else 1 / len(texts))
+            mean = np.mean(self.long(part)[slice(half, None, 1 if half is None else 2)], axis=0)
+            total -= (mean - mean.mean()) / mean.std(ddof=1) * (1.0 if part == "recall" else 1 / (len(parts) - 1))
         return total
 
-    def score(self, stage: str, seeds: list[int]) -> np.ndarray:
-        """As the search scores, with the proxy's own constants."""
-        parts = [part for part in PARTS[stage] if DEFAULT_WEIGHTS[part.kind]]
-        one = [
-            sum(
-                DEFAULT_WEIGHTS[p.kind] * np.array([p.worth(loss) for loss in self.loss(stage, p.name, seed)])
-                for p in parts
-            )
-            for seed in seeds
-        ]
-        return np.mean(one, axis=0)
+    def scores(self) -> np.ndarray:
+        """As the search scores, with the proxy's own constants: (seeds, layouts)."""
+        parts = [part for part in PARTS if DEFAULT_WEIGHTS[part.kind]]
+        return np.array(
+            [
+                sum(DEFAULT_WEIGHTS[p.kind] * (p.centre - self.loss("quick", p.name, seed)) / p.scale for p in parts)
+                for seed in self.seeds_of("quick")
+            ]
+        )
 
 
 def tell(rows: Rows) -> None:
-    seconds = ", ".join(f"{what} {rows.cpu_s[what]:.1f}" for what in ROUNDS if what in rows.cpu_s)
-    print(f"\n{len(rows.layouts)} layouts, seeds {rows.seeds}; CPU-seconds a layout and seed: {seconds}")
+    seconds = ", ".join(f"{what} {cpu_s:.1f}" for what, cpu_s in rows.cpu_s.items())
+    print(f"\n{len(rows.layouts)} layouts; CPU-seconds a layout and seed: {seconds}")
     if not rows.layouts:
         return
     for part in ("docs", "code", "recall"):
-        mean = np.mean([rows.loss("long", part, seed) for seed in rows.seeds], axis=0)
-        print(f"long {part}: {mean.min():.3f} to {mean.max():.3f} nats, sd over layouts {mean.std(ddof=1):.3f}")
-    for stage in STAGES:
-        seeds = rows.seeds_of(stage)
-        for part in PARTS[stage] if seeds else ():
-            if DEFAULT_WEIGHTS[part.kind]:  # what edgeprof/search/proxy_parts.py holds
-                mean = np.mean([rows.loss(stage, part.name, seed) for seed in seeds], axis=0)
-                print(f"{stage} {part.name}: centre {mean.mean():.4f}, scale {mean.std(ddof=1):.4f}, seeds {seeds}")
-    rivals = [(f"{stage}, seed {seed}", rows.score(stage, [seed])) for stage in STAGES for seed in rows.seeds_of(stage)]
-    rivals += [
-        (f"{stage}, mean of seeds", rows.score(stage, rows.seeds_of(stage)))
-        for stage in STAGES
-        if len(rows.seeds_of(stage)) > 1
-    ]
-    rivals += sizes(rows)
+        losses = rows.long(part)
+        mean = np.mean(losses, axis=0)
+        print(f"long {part}, {len(losses)} seeds: {mean.min():.3f} to {mean.max():.3f} nats, {spreads(losses)}")
+    for p in PARTS:
+        if DEFAULT_WEIGHTS[p.kind]:  # what edgeprof/search/proxy_parts.py holds
+            losses = [rows.loss("quick", p.name, seed) for seed in rows.seeds_of("quick")]
+            print(f"{p.name}, {len(losses)} seeds: centre {np.mean(losses):.4f}, {spreads(losses)}")
     for name in TRUTHS:
-        truth = rows.truth(name, rows.seeds)
+        truth, scores = rows.truth(name), rows.scores()
         print(f"\ntruth: {' + '.join(TRUTHS[name])}")
-        for one, other in itertools.combinations(rows.seeds, 2):
-            print(f"  {'truth, seed to seed':24s} {agreement(rows.truth(name, [one]), rows.truth(name, [other]))}")
-        for rival, score in rivals:
+        print(f"  {'one half of its seeds':24s} {agreement(rows.truth(name, 0), rows.truth(name, 1))}")
+        for stage in STAGES:
+            if stage.seeds <= len(scores):
+                print(f"  {f'{stage.name}, {stage.seeds} seeds':24s} {typical(scores, stage.seeds, truth)}")
+        for rival, score in sizes(rows):
             print(f"  {rival:24s} {agreement(score, truth)}")
-        if rows.seeds_of("final"):
-            print(f"  {chosen(rows, name)}")
+        print(f"  {chosen(rows, name)}")
+
+
+def spreads(losses: Sequence[np.ndarray]) -> str:
+    """Standard deviations over layouts of the mean, and over seeds of what is a layout's own."""
+    own = np.array(losses) - np.mean(losses, axis=1, keepdims=True) - np.mean(losses, axis=0) + np.mean(losses)
+    over_seeds = np.sqrt((own**2).sum() / (len(losses) - 1) / (len(losses[0]) - 1))
+    return f"sd over layouts {np.mean(losses, axis=0).std(ddof=1):.4f}, over seeds {over_seeds:.4f}"
+
+
+def typical(scores: np.ndarray, n_seeds: int, truth: np.ndarray, n: int = 200) -> str:
+    """The agreement of the mean score of so many seeds: by all seeds in turn, and how far it moves with the choice of seeds."""
+    rng = np.random.default_rng(0)
+    drawn = [scores[rng.choice(len(scores), n_seeds, replace=False)].mean(axis=0) for _ in range(n)]
+    taus = np.array([kendalltau(score, truth).statistic for score in drawn])
+    middle = drawn[int(np.argsort(taus)[n // 2])]
+    return f"{agreement(middle, truth)}; sd of tau over seeds {taus.std():.2f}"
 
 
 def sizes(rows: Rows) -> list[tuple[str, np.ndarray]]:
@@ -248,30 +266,29 @@ def agreement(score: np.ndarray, truth: np.ndarray, n: int = 2000) -> str:
 
 
 def chosen(rows: Rows, name: str, n: int = 2000, n_few: int = 5, n_candidates: int = 12) -> str:
-    """Searches over some of the layouts: the best few of the standard stage by one seed, the best of them by the final stage.
+    """Searches over some of the layouts: the best few by one seed, the best of them by the final stage's other seeds.
 
-    A tie with the best: the truths of the two differ by no more than twice the standard error of their difference, which the
-    long trainings' seeds tell.
+    A tie with the best: the truths of the two differ by no more than twice the standard error of their difference, as the
+    halves of the long trainings' seeds tell it.
     """
     rng = np.random.default_rng(0)
-    truth = rows.truth(name, rows.seeds)
-    single = np.array([rows.truth(name, [seed]) for seed in rows.seeds])
-    apart = (single - truth) - (single - truth).mean(axis=1, keepdims=True)
-    se = np.sqrt(2 * (apart**2).sum() / ((len(rows.seeds) - 1) * len(truth)) / len(rows.seeds))
-    first = {seed: rows.score("standard", [seed]) for seed in rows.seeds_of("standard")}
-    second = rows.score("final", rows.seeds_of("final"))
+    truth, scores = rows.truth(name), rows.scores()
+    apart = rows.truth(name, 0) - rows.truth(name, 1)
+    se = np.sqrt(2) * np.std(apart, ddof=1) / 2
+    n_final = min(STAGES[-1].seeds, len(scores) - 1)
     n_best, n_tied, without = 0, 0, 0
     for _ in range(n):
         candidates = rng.choice(len(truth), min(n_candidates, len(truth)), replace=False)
-        quick = first[int(rng.choice(list(first)))]
-        few = sorted(candidates, key=lambda i: -quick[i])[:n_few]
+        first, *others = rng.permutation(len(scores))[: n_final + 1]
+        few = sorted(candidates, key=lambda i: -scores[first][i])[:n_few]
+        second = scores[others].mean(axis=0)
         pick, best = max(few, key=lambda i: second[i]), truth[candidates].max()
         n_best += truth[pick] == best
         n_tied += best - truth[pick] <= 2 * se
         without += best - truth[few[0]] <= 2 * se
     return (
-        f"searches of {n_candidates} layouts, the best {n_few} trained longer: the truth's best chosen in {n_best / n:.1%}, "
-        f"it or a tie (within {2 * se:.2f}; sd over layouts {truth.std(ddof=1):.2f}) in {n_tied / n:.1%}; "
+        f"searches of {n_candidates} layouts, the best {n_few} scored with {n_final} more seeds: the truth's best chosen in "
+        f"{n_best / n:.1%}, it or a tie (within {2 * se:.2f}; sd over layouts {truth.std(ddof=1):.2f}) in {n_tied / n:.1%}; "
         f"without the second stage {without / n:.1%}"
     )
 
@@ -283,6 +300,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layouts", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rounds", nargs="+", choices=ROUNDS, default=ROUNDS)
     parser.add_argument("--read", action="store_true", help="only tell what is there")
     args = parser.parse_args()
     torch.set_num_threads(1)

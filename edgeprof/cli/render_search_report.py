@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from edgeprof.cli.search_report import Told, Winner
     from edgeprof.search.budgets import Budget
+    from edgeprof.search.finalists import Kept
     from edgeprof.search.report import Report, Tried
 
 MOST_ROWS = 12
@@ -36,7 +37,6 @@ def report_json(told: "Told") -> dict[str, Any]:
     report, setup = told.report, told.setup
     ruled_out = report.counts["ruled_out"]
     proposed = sum(report.counts[kind] for kind in ("scored", "pruned", "ruled_out"))
-    reference = _reference(told)
     return {
         "study": report.study,
         "space": report.space.name,
@@ -57,8 +57,13 @@ def report_json(told: "Told") -> dict[str, Any]:
         "pareto": list(report.pareto),
         "importances": [_importance_json(one) for one in report.importances],
         "neighbours": list(report.neighbours),
-        "baselines": [_baseline_json(one, reference, report) for one in report.baselines],
+        "baselines": [_baseline_json(one, told.reference, report) for one in report.baselines],
+        "measured": {name: {k.budget.name: _measured_json(k) for k in kept} for name, kept in told.measured.items()},
     }
+
+
+def _measured_json(kept: "Kept") -> dict[str, Any]:
+    return {"limit": kept.budget.limit, "measured": kept.measured, "measured_ci95": kept.ci95, "kept": kept.kept}
 
 
 def tried_json(one: "Tried") -> dict[str, Any]:
@@ -96,11 +101,6 @@ def _baseline_json(one: "Tried", reference: "Tried | None", report: "Report") ->
     return tried_json(one) | dict(zip(names, behind or (None, None), strict=True))
 
 
-def _reference(told: "Told") -> "Tried | None":
-    """What baselines are held against: the winner where it is known, else the layout that is expected to be best."""
-    return told.report.best if told.winner is None else told.winner.tried
-
-
 def print_report(told: "Told", shown: "Sequence[Budget]") -> None:
     """Prints the study; the fronts of the ``shown`` budgets only."""
     from edgeprof.cli.output import print_table, stdout_console
@@ -117,6 +117,8 @@ def print_report(told: "Told", shown: "Sequence[Budget]") -> None:
         console.print(line, soft_wrap=True, markup=False)
     if report.baselines:
         print_table(baseline_table(told))
+    if told.measured:
+        print_table(measured_table(told))
     for line in closing_lines(told):
         console.print(line, soft_wrap=True, markup=False)
 
@@ -140,7 +142,7 @@ def best_lines(told: "Told") -> Iterator[str]:
     """The best layout drawn, and whether the luckiest one is another."""
     from edgeprof.search.drawing import stack, stack_text, token_shares
 
-    report, reference = told.report, _reference(told)
+    report, reference = told.report, told.reference
     if reference is None or report.best is None or report.luckiest is None:
         yield "no layout has a score yet"
         return
@@ -148,7 +150,7 @@ def best_lines(told: "Told") -> Iterator[str]:
     yield "winner:" if told.winner is not None else "best layout, by expected quality:"
     yield from stack_text(stack(report.space, reference.layout, shares))
     if shares is not None:
-        device = told.devices[shares.budget.device]
+        device = told.places[shares.budget.device].device_id
         yield f"bars: share of the predicted time of a token, {shares.budget.name}, from the records of {device} that are here"
     yield _quality_line(reference)
     if told.winner is not None:
@@ -260,15 +262,48 @@ def baseline_table(told: "Told") -> "Table":
     ahead_of_all = "best" if told.winner is None else "winner"
     title = f"baselines under the same budgets, by upper ends; behind the {ahead_of_all} in expected quality"
     table = make_table(title, f"baseline layout {numbers} verdict", numbers)
-    rows = [(one, str(one.baseline)) for one in report.baselines]
-    reference = _reference(told)
-    rows += [] if reference is None else [(reference, ahead_of_all)]
-    for one, name in rows:
+    reference = told.reference
+    for name, one in told.named_layouts.items():
         cells = [quality_text(one.expected, one.expected_sd), quality_text(one.score, one.score_se)]
         cells.append("" if one is reference else _behind(reference, one, report))
         cells += [amount(b, one.figures.get(b.name, (None, None))[1]) for b in report.budgets]
         table.add_row(name, layout_label(report.space, one.layout), *cells, verdict(one, report))
     return table
+
+
+def measured_table(told: "Told") -> "Table":
+    """What whole models took that were measured in turns, and how many times as much as the best layout."""
+    from rich.markup import escape
+
+    from edgeprof.cli.output import make_table
+    from edgeprof.search.drawing import layout_label
+
+    reference, named = list(told.measured)[-1], told.named_layouts
+    budgets = [kept.budget for kept in told.measured[reference] if not kept.budget.is_static]
+    numbers = " ".join(f"{b.name.replace(' ', '_')} {b.name.replace(' ', '_')}_ratio" for b in budgets)
+    title = f"whole models, measured in turns in one session; ratios to the {reference} with what their 95 % intervals allow"
+    table = make_table(title, f"_ layout {numbers} verdict", numbers)
+    base = {kept.budget.name: kept for kept in told.measured[reference]}
+    for name, budgets_of_one in told.measured.items():
+        cells = []
+        for kept in budgets_of_one:
+            if not kept.budget.is_static:
+                ratio = "" if name == reference else _ratio(kept, base[kept.budget.name])
+                cells += [amount(kept.budget, kept.measured), ratio]
+        broken = [k.budget.name for k in budgets_of_one if not k.kept]
+        verdict = f"breaks {', '.join(broken)}" if broken else "keeps"
+        table.add_row(name, layout_label(told.report.space, named[name].layout), *cells, escape(verdict))
+    return table
+
+
+def _ratio(kept: "Kept", base: "Kept") -> str:
+    """One measured figure over another; of times the range that their intervals allow, which is wider than 95 %."""
+    if kept.measured is None or not base.measured:
+        return "-"
+    text = f"{kept.measured / base.measured:.2f}"
+    if kept.ci95 is None or base.ci95 is None:
+        return text
+    return f"{text} ({kept.ci95[0] / base.ci95[1]:.2f}-{kept.ci95[1] / base.ci95[0]:.2f})"
 
 
 def _behind(reference: "Tried | None", one: "Tried", report: "Report") -> str:

@@ -1,22 +1,24 @@
 """``edgeprof search report``: what a stored study found, as tables, a drawing of its best layout, and a plot."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprof.cli.options import JsonOption, VerboseOption, expanded
+from edgeprof.cli.options import EffortOption, JsonOption, VerboseOption, expanded
 from edgeprof.cli.search_options import Where, make_where
 from edgeprof.core.errors import UsageError
 
 if TYPE_CHECKING:
     from optuna import Study
 
+    from edgeprof.cli.targets import Place
     from edgeprof.search.budgets import Budget
     from edgeprof.search.costs import Costs
+    from edgeprof.search.finalists import Kept
     from edgeprof.search.report import Report, Tried
     from edgeprof.search.study import Setup
     from edgeprof.store import Store
@@ -43,15 +45,23 @@ def report(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Draw the front: a .svg, .png or .html; replaced if it is there."),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Build the best layout and the baselines as whole models and measure them side by side."
+        ),
+    ] = False,
+    effort: EffortOption = "quick",
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Show what a study found: its front, its best layout, what decides quality, and the baselines beside it.
 
-    Read from what the trials store; the devices need not be at hand. Quality is told twice: as the single score that a layout
-    got, and as expected after all trials, which luck moves less. --out draws the front of --budget, or of the first budget
-    that is measured.
+    Read from what the trials store; the devices need not be at hand, but for --measure. Quality is told twice: as the single
+    score that a layout got, and as expected after all trials, which luck moves less. --out draws the front of --budget, or of
+    the first budget that is measured.
     """
+    from edgeprof.bench.protocol import protocol_for
     from edgeprof.cli.files import write_whole
     from edgeprof.cli.output import print_json, start_logging
     from edgeprof.cli.plot import drawn
@@ -61,7 +71,10 @@ def report(
     if verbose:
         start_logging(verbose)
     file_format = None if out is None else _checked_format(out)
+    protocol_for(effort)
     told = read(where, config)
+    if measure:
+        told = replace(told, measured=measured(told, where, effort))
     shown = _chosen(told.report.budgets, budget)
     if out is not None and file_format is not None:
         drawn_budget = next((b for b in shown if not b.is_static), shown[0])
@@ -87,13 +100,29 @@ class Winner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """All that is shown of a study. ``devices`` are the ids of the devices whose records are at hand, by the budgets' names."""
+    """All that is shown of a study. ``places`` are the devices whose records are at hand, by the budgets' names.
+
+    ``measured`` holds the budgets of layouts as measured side by side, by the names that ``named_layouts`` gives them.
+    """
 
     setup: "Setup"
     costs: "Costs"
-    devices: dict[str, str]
+    places: "Mapping[str, Place]"
     report: "Report"
     winner: Winner | None
+    measured: "Mapping[str, tuple[Kept, ...]]" = field(default_factory=dict)
+
+    @property
+    def reference(self) -> "Tried | None":
+        """What baselines are held against: the winner where it is known, else the layout that is expected to be best."""
+        return self.report.best if self.winner is None else self.winner.tried
+
+    @property
+    def named_layouts(self) -> "dict[str, Tried]":
+        """The baselines, and last the reference, by what the report calls them."""
+        named = {str(one.baseline): one for one in self.report.baselines}
+        last = "best" if self.winner is None else "winner"
+        return named if self.reference is None else named | {last: self.reference}
 
 
 def read(where: Where, config: Path | None) -> Told:
@@ -110,14 +139,40 @@ def read(where: Where, config: Path | None) -> Told:
     store = Store(results_root(where.results))
     study = load_study(open_storage(where.storage, store.root / STUDIES), where.study)
     setup = setup_of(study)
-    budgets, costs, devices = _costs(setup, store)
+    budgets, costs, places = _costs(setup, store)
     report = build_report(study, costs, budgets)
     winner = None if config is None else read_winner(config, study, report)
-    return Told(setup=setup, costs=costs, devices=devices, report=report, winner=winner)
+    return Told(setup=setup, costs=costs, places=places, report=report, winner=winner)
 
 
-def _costs(setup: "Setup", store: "Store") -> "tuple[tuple[Budget, ...], Costs, dict[str, str]]":
-    """All budgets; costs under those whose device is known here; and these devices' ids.
+def measured(told: Told, where: Where, effort: str) -> "dict[str, tuple[Kept, ...]]":
+    """The budgets of the baselines and of the reference, measured on whole models in turns.
+
+    Raises:
+        UsageError: a budget's device is not at hand.
+        EdgeprofError: the device was lost.
+    """
+    from edgeprof.bench.protocol import protocol_for
+    from edgeprof.cli.verify import verify_models
+    from edgeprof.search.finalists import measured_side_by_side
+    from edgeprof.store import Store, results_root
+
+    store = Store(results_root(where.results))
+
+    def verify(device: str, targets: Any, calls: Any) -> Any:
+        return verify_models(targets, calls, told.places[device], store, protocol_for(effort))
+
+    for budget in told.report.budgets:
+        if not budget.is_static and (budget.device not in told.places or told.places[budget.device].device is None):
+            raise UsageError(f"--measure: device {budget.device} of budget {budget.name} is not at hand; run it there")
+    layouts = {name: one.layout for name, one in told.named_layouts.items()}
+    distinct = list({tuple(layout.items()): layout for layout in layouts.values()}.values())
+    found = measured_side_by_side(told.costs, distinct, verify)
+    return {name: found[distinct.index(layout)] for name, layout in layouts.items()}
+
+
+def _costs(setup: "Setup", store: "Store") -> "tuple[tuple[Budget, ...], Costs, dict[str, Place]]":
+    """All budgets; costs under those whose device is known here; and these devices.
 
     Raises:
         UsageError: the study's space or a budget of it cannot be read.
@@ -135,7 +190,7 @@ def _costs(setup: "Setup", store: "Store") -> "tuple[tuple[Budget, ...], Costs, 
 
     known = [b for b in budgets if b.is_static or b.device in places]
     costs = costs_of(setup, known, places, store)
-    return budgets, costs, {name: place.device_id for name, place in places.items()}
+    return budgets, costs, places
 
 
 def read_winner(path: Path, study: "Study", report: "Report") -> Winner:

@@ -173,6 +173,34 @@ def verify_model(
     return rows
 
 
+def verify_models(
+    targets: "Sequence[Target]",
+    calls: "Sequence[ModelCall]",
+    place: "Place",
+    store: "Store",
+    protocol: "MeasureProtocol",
+) -> "list[list[VerifyRow]]":
+    """The rows of several models that one session measured in turns, round by round, so that they can be compared.
+
+    That of an earlier time counts where it holds all of them. Nothing is traced.
+    """
+    from edgeprof.predict.history import append_history, new_rows, with_known_terms
+    from edgeprof.predict.verify import measured_session, verify_rings, verify_rows
+
+    lab = Laboratory(place, store, protocol)
+    known = lab.knowledge()
+    targets = [known.with_pairs(target) for target in targets]
+    evidence = known.evidence()
+    sessions = {measured_session(target, calls, evidence, protocol.rounds) for target in targets}
+    session = sessions.pop() if len(sessions) == 1 else None
+    if session is None:
+        session = lab.measure(verify_rings(targets, calls)).session_id
+        known = lab.knowledge()
+    found = [with_known_terms(verify_rows([target], calls, known, session), known.history) for target in targets]
+    append_history(lab.folder, new_rows([row for rows in found for row in rows], known.history))
+    return found
+
+
 def _verify_all(
     targets: "Sequence[Target]", calls: "Sequence[ModelCall]", lab: Laboratory, *, fresh: bool, blame: bool | None
 ) -> "tuple[list[VerifyRow], list[Failure], list[PairResult]]":

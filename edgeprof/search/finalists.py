@@ -22,19 +22,24 @@ VerifyModel = Callable[[str, Target, Sequence[ModelCall]], list[VerifyRow] | Non
 """Builds a whole model and measures it beside its cells on the device that budgets call so; rows of an earlier time count
 where they still hold. None where that device is not at hand."""
 
+VerifyModels = Callable[[str, Sequence[Target], Sequence[ModelCall]], list[list[VerifyRow]] | None]
+"""The same of several models, in turns in one session."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """A budget's figure of a finalist: predicted with its upper end, and measured where it is a matter of time or memory.
 
-    ``measured`` is the exact value of parameters, state and file size. ``disagrees`` says that the measured value lies outside
-    the prediction's interval, ``only_predicted`` that nobody wanted it measured, or that its device is not at hand.
+    ``measured`` is the exact value of parameters, state and file size; ``ci95`` its interval where it is a time (of several
+    calls the sum of the bounds, which is wider than need be). ``disagrees`` says that the measured value lies outside the
+    prediction's interval, ``only_predicted`` that nobody wanted it measured, or that its device is not at hand.
     """
 
     budget: Budget
     predicted: float | None
     upper: float | None
     measured: float | None
+    ci95: tuple[float, float] | None = None
     disagrees: bool = False
     only_predicted: bool = False
 
@@ -85,15 +90,16 @@ def measured_budgets(costs: Costs, layout: Layout, verify: VerifyModel | None) -
     for budget in costs.budgets:
         figure = figures[budget.name]
         of_target = None if budget.is_static else rows[budget.target_key]
-        measured = figure.value if budget.is_static else None
+        measured, ci95 = (figure.value if budget.is_static else None), None
         if of_target is not None:
-            measured = _measured(budget, costs.calls_of(budget), of_target)
+            measured, ci95 = _measured(budget, costs.calls_of(budget), of_target)
         found.append(
             Kept(
                 budget=budget,
                 predicted=figure.value,
                 upper=figure.upper,
                 measured=measured,
+                ci95=ci95,
                 disagrees=measured is not None and not _within(figure, measured),
                 only_predicted=not budget.is_static and of_target is None,
             )
@@ -113,11 +119,27 @@ def _verified(costs: Costs, layout: Layout, verify: VerifyModel | None) -> dict[
     for budget in costs.budgets:
         if budget.is_static or budget.target_key in rows:
             continue
-        same = [b for b in costs.budgets if not b.is_static and b.target_key == budget.target_key]
-        calls = list(dict.fromkeys(call for b in same for call in costs.calls_of(b)))
         target = costs.make_target(budget, costs.space.config(layout))
-        rows[budget.target_key] = None if verify is None else verify(budget.device, target, calls)
+        rows[budget.target_key] = (
+            None if verify is None else verify(budget.device, target, _calls_of_target(costs, budget))
+        )
     return rows
+
+
+def _calls_of_target(costs: Costs, budget: Budget) -> list[ModelCall]:
+    """The calls of all budgets of this one's target."""
+    same = [b for b in costs.budgets if not b.is_static and b.target_key == budget.target_key]
+    return list(dict.fromkeys(call for b in same for call in costs.calls_of(b)))
+
+
+def measured_side_by_side(costs: Costs, layouts: Sequence[Layout], verify: VerifyModels) -> list[tuple[Kept, ...]]:
+    """Every budget of each layout, all layouts of a target measured in turns in one session: they share its drift."""
+    rows: dict[tuple[str, Target], list[VerifyRow] | None] = {}
+    for budget in {b.target_key: b for b in costs.budgets if not b.is_static}.values():
+        targets = [costs.make_target(budget, costs.space.config(layout)) for layout in layouts]
+        found = verify(budget.device, targets, _calls_of_target(costs, budget))
+        rows |= {(budget.device, target): found[i] if found else None for i, target in enumerate(targets)}
+    return [measured_budgets(costs, layout, lambda device, target, _: rows[device, target]) for layout in layouts]
 
 
 def _within(figure: Figure, measured: float) -> bool:
@@ -125,13 +147,23 @@ def _within(figure: Figure, measured: float) -> bool:
     return figure.lower is None or figure.upper is None or figure.lower <= measured <= figure.upper
 
 
-def _measured(budget: Budget, calls: Sequence[ModelCall], rows: Sequence[VerifyRow]) -> float | None:
-    """What the whole model took in a budget's calls: the sum of times, the largest peak; None where a call has no row."""
+def _measured(
+    budget: Budget, calls: Sequence[ModelCall], rows: Sequence[VerifyRow]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """What the whole model took in a budget's calls: the sum of times with its interval, the largest peak.
+
+    None where a call has no row.
+    """
     matching = list(_rows_of(budget, calls, rows))
-    values = [row.measured_ns for row in matching if row is not None]
-    if not values or len(values) < len(matching):
-        return None
-    return max(values) if budget.metric == "peak_memory" else sum(values)
+    known = [row for row in matching if row is not None]
+    if not known or len(known) < len(matching):
+        return None, None
+    values = [row.measured_ns for row in known]
+    if budget.metric == "peak_memory":
+        return max(values), None
+    bounds = [row.measured_ci95_ns for row in known if row.measured_ci95_ns is not None]
+    ci95 = (sum(low for low, _ in bounds), sum(high for _, high in bounds)) if len(bounds) == len(known) else None
+    return sum(values), ci95
 
 
 def _rows_of(budget: Budget, calls: Sequence[ModelCall], rows: Sequence[VerifyRow]) -> Iterator[VerifyRow | None]:

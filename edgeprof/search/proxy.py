@@ -2,7 +2,8 @@
 
 Each part is a short training, scored by its mean training loss: the area under the curve is smoother than the last loss and
 rewards early learning. Losses are standardised with fixed centres and scales, so that a score does not depend on the other
-candidates, and added up. Only scores of layouts of one space, in one stage, mean anything against each other.
+candidates, and added up. Stages differ in the number of seeds. Only scores of layouts of one space mean anything against each
+other, and those of the same seeds most.
 
 Biases (docs/search.md has the figures):
 
@@ -11,7 +12,7 @@ Biases (docs/search.md has the figures):
 - Nothing tests contexts beyond a twin's sequence, which stands for the space's usual context.
 - Order matters much: a convolution before the first attention is worth more than one behind it. That is what recall needs of a
   twin; larger models may need it less.
-- Among the best few the order is weak, and by the longer stages hardly better.
+- Among the best few the order is weak.
 """
 
 import math
@@ -24,16 +25,19 @@ from edgeprof.core.errors import UsageError
 from edgeprof.core.registry import did_you_mean
 from edgeprof.models.config import ArchConfig
 from edgeprof.search.objective import Direction, Report, Score, Stage, find_stage
-from edgeprof.search.proxy_parts import FINAL_LENGTH, PARTS, Part
+from edgeprof.search.proxy_parts import PARTS, Part
 from edgeprof.search.text import built_in_corpus
 from edgeprof.search.twin import TwinReference
 from edgeprof.search.twin_training import SEGMENTS, TwinTraining
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same layout would get another score."""
 
-STAGES = (Stage(name="quick"), Stage(name="standard"), Stage(name="final", length=FINAL_LENGTH, seeds=2))
-"""For every candidate; five times as long; for the best few. The first is the usual one: docs/search.md says why."""
+STAGES = (Stage(name="quick"), Stage(name="standard", seeds=4), Stage(name="final", seeds=16))
+"""For every candidate, as a rule; for every candidate of a search that has the time; for the best few."""
+
+MOST_TRIAL_SEEDS = max(stage.seeds for stage in STAGES[:-1])
+"""Seeds of a trial at most; the final stage takes the ones after them."""
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {"text": 1.0, "recall": 1.0, "copying": 0.0}
 """How much each kind counts. Text and recall disagree (Kendall's tau 0.28 and 0.37 in the truths of benchmarks/proxy_truth.py):
@@ -57,7 +61,7 @@ class ProxyObjective:
 
     @property
     def final_stage(self) -> Stage:
-        """Twice as long, two seeds."""
+        """As thorough as it gets, on seeds that no trial had: those that chose the finalists were kind to them."""
         return STAGES[-1]
 
     def stage(self, name: str) -> Stage:
@@ -75,12 +79,13 @@ class ProxyObjective:
         in pairs is surer than it should be.
         """
         begin = time.perf_counter()
-        parts = [part for part in PARTS[budget.name] if self.weights[part.kind]]
+        parts = [part for part in PARTS if self.weights[part.kind]]
         scores: list[float] = []
         losses: dict[str, list[float]] = {part.name: [] for part in parts}
+        first = seed + MOST_TRIAL_SEEDS if budget == self.final_stage else seed
         for offset in range(budget.seeds):
             worth = []
-            for step, (part, loss) in enumerate(self._segments(config, parts, seed + offset)):
+            for step, (part, loss) in enumerate(self._segments(config, parts, first + offset)):
                 losses[part.name].append(loss)
                 worth.append(self.weights[part.kind] * part.worth(loss))
                 report(offset * len(parts) * SEGMENTS + step, len(parts) * worth[-1])

@@ -22,8 +22,11 @@ class Axis:
     def __init__(self, name: str, distribution: BaseDistribution) -> None:
         self.distribution = distribution
         self._values = _listed(distribution)
+        self._of_text: dict[str, str] = {}
         if isinstance(distribution, CategoricalDistribution):
             self.choices = _distinct([v if isinstance(v, str) else repr(v) for v in distribution.choices])
+            both = zip(distribution.choices, self.choices, strict=True)
+            self._of_text = {v: c for v, c in reversed(list(both)) if isinstance(v, str)}
         elif self._values is not None:
             self.choices = tuple(f"{name}={value}" for value in self._values)
         else:
@@ -36,6 +39,10 @@ class Axis:
 
     def choice_of(self, value: Any) -> str | None:
         """The choice that a value belongs to; None where the distribution does not have it."""
+        if (
+            isinstance(value, str) and value in self._of_text
+        ):  # as a rule; Optuna's own look-up is slow for a whole study
+            return self._of_text[value]
         try:
             internal = self.distribution.to_internal_repr(value)
         except ValueError:

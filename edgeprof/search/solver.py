@@ -12,8 +12,9 @@ from edgeprof.core.errors import EdgeprofError
 from edgeprof.search.additive import Additive
 from edgeprof.search.linear import Layout, LinearLimit, Parameters
 
-BEAM = 200
-"""Labels of the first, incomplete search, which finds a good layout to compare with."""
+BEAM = 50
+"""Labels of the first, incomplete search, which finds a good layout to compare with. Of 20 to 200 the fastest, measured with
+the problems of benchmarks/samplers.py: fewer leave too much to the second search, more take longer than they save it."""
 
 MOST_LABELS = 100_000
 """Labels after any slot beyond which the search goes on with the most promising ones and no longer claims the optimum."""

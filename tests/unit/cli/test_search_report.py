@@ -218,7 +218,7 @@ def test_json_has_what_scripts_need(run: Run, lab: Lab) -> None:
     assert {
         "schema_version", "study", "space", "objective", "direction", "also", "sampler", "seed", "budgets", "trials",
         "proposed", "feasible", "ruled_out_by", "best", "luckiest", "winner", "fronts", "pareto", "importances",
-        "neighbours", "baselines",
+        "neighbours", "baselines", "measured",
     } == set(document)  # fmt: skip
     assert document["trials"]["scored"] == 20
     assert (document["proposed"], document["feasible"]) == (21, 20)
@@ -227,6 +227,7 @@ def test_json_has_what_scripts_need(run: Run, lab: Lab) -> None:
     assert best["layout"].keys() == TINY.parameters.keys()
     assert best["figures"][TPOT.name]["upper"] == pytest.approx(1.05 * best["figures"][TPOT.name]["value"])
     assert document["winner"] is None
+    assert document["measured"] == {}
     assert {"parameter", "chosen", "effects", "span", "optuna_share"} == set(document["importances"][0])
     assert {"behind_best", "behind_best_sd"} < set(document["baselines"][0])
 
@@ -251,6 +252,72 @@ def test_a_winner_is_shown_with_what_its_file_measured(run: Run, lab: Lab, tmp_p
     assert f"{TPOT.name}: measured 12.5 ms, limit 13 ms, room +3.8%" in out
     winner = json.loads(run("--config", path, "--json")[1])["winner"]
     assert (winner["quality"], winner["measured"]) == (0.7, {TPOT.name: 12.5e6})
+
+
+@pytest.fixture
+def models(make_row: Any, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Stands in for measuring whole models: 1 ms for each convolution and 3 ms for any other; remembers who was measured."""
+    asked: list[list[str]] = []
+
+    def verify_models(targets: Any, calls: Any, _place: Any, _store: Any, _protocol: Any) -> Any:
+        asked.append([target.config.pattern for target in targets])
+        times = [1e6 * sum(1 if letter == "C" else 3 for letter in target.config.pattern) for target in targets]
+        return [
+            [
+                make_row(
+                    phase=c.phase,
+                    context=c.kv_len,
+                    q_len=c.q_len,
+                    paired=True,
+                    measured_ns=ns,
+                    measured_ci95_ns=(0.9 * ns, 1.1 * ns),
+                )
+                for c in calls
+            ]
+            for ns in times
+        ]
+
+    monkeypatch.setattr("edgeprof.cli.verify.verify_models", verify_models)
+    return asked
+
+
+def test_the_winner_and_the_baselines_are_measured_side_by_side(
+    run: Run, lab: Lab, tmp_path: Path, models: list[list[str]]
+) -> None:
+    study = lab.study()
+    lab.fill(study)
+    add(study, ALL_GQA, [0.6])
+    path = winner_file(tmp_path, ALL_GQA, {"study": "small"})
+    document = json.loads(run("--config", path, "--measure", "--json")[1])
+    (asked,) = models
+    assert len(asked) == len(set(asked)), "the winner is a baseline too, and measured once"
+    assert {"CCCCCC", "GGGGGG"} <= set(asked)
+    told = document["measured"]
+    assert list(told)[-1] == "winner"
+    assert told["winner"] == told["all gqa"]
+    assert told["winner"][TPOT.name] == {
+        "limit": 13e6, "measured": 18e6, "measured_ci95": [0.9 * 18e6, 1.1 * 18e6], "kept": False,
+    }  # fmt: skip
+    assert told["all conv"][TPOT.name]["kept"]
+    rows = run("--config", path, "--measure")[1].partition("measured in turns")[2]
+    assert cells(rows)["all conv"][-3:] == ["6 ms", "0.33 (0.27-0.41)", "keeps"]
+    assert cells(rows)["all gqa"][-2] == "1.00 (0.82-1.22)"
+    assert cells(rows)["winner"][-2:] == ["18 ms", f"breaks {TPOT.name}"]
+
+
+def test_without_measuring_nothing_is_built(run: Run, lab: Lab, models: list[list[str]]) -> None:
+    lab.fill(lab.study())
+    assert "measured in turns" not in run()[1]
+    assert not models
+
+
+def test_what_is_not_at_hand_is_not_measured(run: Run, lab: Lab, models: list[list[str]]) -> None:
+    elsewhere = asdict(replace(TPOT, device="galaxy-s25"))
+    lab.fill(lab.study(setup=replace(SETUP_OF_TESTS, budgets=(elsewhere, asdict(PARAMS)))))
+    code, _, err = run("--measure")
+    assert code == 2
+    assert "--measure: device galaxy-s25 of budget" in err
+    assert not models
 
 
 @pytest.mark.parametrize(

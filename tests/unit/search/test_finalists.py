@@ -12,6 +12,7 @@ from edgeprof.search.finalists import (
     choose_winner,
     disagreements,
     measured_budgets,
+    measured_side_by_side,
     second_stage,
     why_failed,
 )
@@ -82,6 +83,23 @@ def test_one_build_serves_all_budgets_of_a_target(make_costs, budget_of, bench) 
     assert device == "lab"
     assert [(call.phase, call.kv_len) for call in calls] == [("decode", 256), ("decode", 512), ("prefill", 64)]
     assert set(found) == {"tpot@256", "tpot@512", "ttft@64"}
+
+
+def test_layouts_are_measured_side_by_side_by_one_session(make_costs, budget_of, bench) -> None:
+    costs = make_costs(budget_of("tpot", "13ms@64"), budget_of("ttft", "90ms@32"), budget_of("params", "330k"))
+    other, sessions = MIXED | {"slot_05": "gqa2"}, []
+
+    def verify(device: str, targets: Any, calls: Any) -> Any:
+        sessions.append([t.config.pattern for t in targets])
+        return [bench(device, target, calls) for target in targets]
+
+    first, second = measured_side_by_side(costs, [MIXED, other], verify)
+    assert sessions == [["CCGCCC", "CCGCCG"]]
+    assert [kept.measured for kept in second[:2]] == [1e6, 1e6]
+    assert [kept.ci95 for kept in first] == [(9.9e5, 1.01e6), (9.9e5, 1.01e6), None]
+    assert first[2].measured != second[2].measured
+    absent = measured_side_by_side(costs, [MIXED], lambda *_: None)
+    assert [kept.only_predicted for kept in absent[0]] == [True, True, False]
 
 
 def test_a_prompt_in_chunks_takes_the_sum_of_its_calls_and_memory_the_largest_of_its(

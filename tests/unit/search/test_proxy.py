@@ -33,8 +33,7 @@ def _few_steps(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(part: Part) -> Part:
         return replace(part, recipe=replace(part.recipe, steps=20))
 
-    short_parts = {stage: tuple(map(short, parts)) for stage, parts in PARTS.items()}
-    monkeypatch.setattr(proxy_module, "PARTS", short_parts)
+    monkeypatch.setattr(proxy_module, "PARTS", tuple(map(short, PARTS)))
 
 
 def score(pattern: str = "C", *, proxy: ProxyObjective = PROXY, seed: int = 0, stage: Stage = QUICK) -> Score:
@@ -56,10 +55,7 @@ def test_a_seed_gives_the_same_score_again_and_another_seed_another() -> None:
 def test_a_score_is_the_weighted_sum_of_standardised_losses() -> None:
     proxy = load_proxy("text=2,recall=0.5,copying=3", REFERENCE)
     found = score(proxy=proxy)
-    by_hand = sum(
-        proxy.weights[part.kind] * part.share * (part.centre - found.parts[part.name]) / part.scale
-        for part in PARTS["quick"]
-    )
+    by_hand = sum(proxy.weights[part.kind] * (part.centre - found.parts[part.name]) / part.scale for part in PARTS)
     assert found.value == pytest.approx(by_hand)
     assert found.value == pytest.approx(
         sum(w * score(proxy=load_proxy(kind, REFERENCE)).value for kind, w in proxy.weights.items())
@@ -68,7 +64,7 @@ def test_a_score_is_the_weighted_sum_of_standardised_losses() -> None:
 
 def test_less_loss_is_a_better_score() -> None:
     assert PROXY.direction == "maximize"
-    assert all(part.worth(1.0) > part.worth(2.0) for parts in PARTS.values() for part in parts)
+    assert all(part.worth(1.0) > part.worth(2.0) for part in PARTS)
 
 
 def test_a_score_does_not_depend_on_what_else_was_scored() -> None:
@@ -122,20 +118,29 @@ def test_the_noise_grows_with_the_weights() -> None:
     assert score(proxy=load_proxy("text=3", REFERENCE)).se == pytest.approx(3 * single["text"])
 
 
-def test_every_stage_has_constants_of_its_own_for_parts_of_every_kind() -> None:
-    assert set(PARTS) == {stage.name for stage in STAGES}
-    for parts in PARTS.values():
-        assert {part.kind for part in parts} == set(DEFAULT_WEIGHTS)
-        for part in parts:
-            assert part.seed_sd > 0
-            assert 0 < part.scale < part.centre < math.log(part.recipe.size.vocab)
+def test_there_are_constants_for_a_part_of_every_kind() -> None:
+    assert [part.kind for part in PARTS] == list(DEFAULT_WEIGHTS)
+    for part in PARTS:
+        assert part.seed_sd > 0
+        assert 0 < part.scale < part.centre < math.log(part.recipe.size.vocab)
 
 
-def test_the_final_stage_is_longer_and_has_more_seeds() -> None:
+def test_the_final_stage_has_more_seeds_and_none_that_chose_the_finalists(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PROXY.final_stage == PROXY.stage("final")
-    assert PROXY.final_stage.seeds == 2
-    for long, usual in zip(PARTS["final"], PARTS["standard"], strict=True):
-        assert long.recipe.steps == PROXY.final_stage.length * usual.recipe.steps
+    seeds: dict[str, list[int]] = {}
+    for stage in STAGES:
+        tried = seeds.setdefault(stage.name, [])
+
+        def segments(_self: object, _config: object, parts: list[Part], seed: int, tried: list[int] = tried) -> list:
+            tried.append(seed)
+            return [(part, 1.0) for part in parts]
+
+        monkeypatch.setattr(ProxyObjective, "_segments", segments)
+        score(seed=3, stage=stage)
+    assert seeds["quick"] == [3]
+    assert seeds["standard"] == [3, 4, 5, 6]
+    assert len(set(seeds["final"])) == 16
+    assert not {*seeds["quick"], *seeds["standard"]} & {*seeds["final"]}
 
 
 def test_the_stage_for_every_candidate_is_the_standard_one() -> None:
