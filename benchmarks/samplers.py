@@ -183,7 +183,9 @@ def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, c
     study = optuna.create_study(direction="maximize", sampler=_sampler(name, seed, task))
     parameters = task.size.parameters
     distributions = {n: CategoricalDistribution(own) for n, own in parameters.items()}
-    result, true, seconds, n_asked = Result(), {}, 0.0, 0
+    result, seconds, n_asked = Result(), 0.0, 0
+    true: dict[int, float] = {}
+    told: dict[int, float] = {}
     while len(result.regrets) < len(trials):
         begin = time.perf_counter()
         trial = study.ask(distributions)
@@ -196,14 +198,13 @@ def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, c
             true[trial.number] = quality
         else:
             result.n_refused += 1
+        told[trial.number] = quality + noise * rng.normal()
         begin = time.perf_counter()
-        study.tell(trial, quality + noise * rng.normal())
+        study.tell(trial, told[trial.number])
         seconds += time.perf_counter() - begin
         n_spent = n_asked if count_refused else len(true)
         if n_spent >= trials[len(result.regrets)] or result.n_refused >= 20 * trials[-1]:
-            result.regrets.append(
-                _regret(task, true, max(true, key=lambda i: study.trials[i].value)) if true else 100.0
-            )
+            result.regrets.append(_regret(task, true, max(true, key=lambda i: told[i])) if true else 100.0)
             if name == "additive":
                 result.by_mean.append(_regret(task, true, best_by_posterior_mean(study, parameters).trial.number))
     result.ms_per_trial = 1e3 * seconds / n_asked

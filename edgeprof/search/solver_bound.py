@@ -90,14 +90,17 @@ def _reduced(problem: Problem, prices: np.ndarray, rewards: np.ndarray) -> np.nd
 
 def _viterbi(problem: Problem, reduced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The most that the slots after each one add, (S, C), and the choices of the best path, (S,)."""
-    to_go = np.zeros_like(reduced)
-    for s in range(len(reduced) - 2, -1, -1):
-        to_go[s] = (problem.pairs[s + 1] + (reduced[s + 1] + to_go[s + 1])).max(axis=1)
-    chosen = np.empty(len(reduced), dtype=int)
-    chosen[0] = (reduced[0] + to_go[0]).argmax()
-    for s in range(1, len(reduced)):
-        chosen[s] = (problem.pairs[s, chosen[s - 1]] + reduced[s] + to_go[s]).argmax()
-    return to_go, chosen
+    rest = np.zeros(reduced.shape[1])
+    to_go, followers = [rest], []
+    for s in range(len(reduced) - 1, 0, -1):
+        after = problem.pairs[s] + (reduced[s] + rest)
+        followers.append(after.argmax(axis=1).tolist())
+        rest = after.max(axis=1)
+        to_go.append(rest)
+    chosen = [int((reduced[0] + rest).argmax())]
+    for follower in reversed(followers):
+        chosen.append(follower[chosen[-1]])
+    return np.array(to_go[::-1]), np.array(chosen)
 
 
 def _count_to_go(problem: Problem, priced: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from edgeprof.search.solver_bound import Bound
 from edgeprof.search.solver_problem import DIVERGED, Problem
 
-RIVALS = 8
+RIVALS = 4
 """Labels that each one is compared with: more would drop few more. Equal ones are neighbours after sorting, so all go."""
 
 SAME = 1e-10
