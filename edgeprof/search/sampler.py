@@ -28,10 +28,8 @@ CLIMBS_A_SHARE = 4.0
 from a quarter of it on. Measured with benchmarks/samplers.py."""
 
 N_STARTS = 8
-"""The best layouts tried, which climbs begin at."""
-
-N_RANDOM_STARTS = 2
-"""Random layouts that climbs begin at as well: theirs are the longest, and eight of them found nothing better."""
+"""The best layouts tried, and as many random ones, which climbs begin at. With two random ones a proposal takes 40 % less, and
+the regret of benchmarks/samplers.py's threefold task after 200 trials is 14 % instead of 8 % (six seeds)."""
 
 N_STARTUP_TRIALS = 10
 """Trials before the surrogate is asked, as in Optuna's own samplers."""
@@ -251,7 +249,7 @@ def _climbed(
     if not len(tried):
         return None
     mean = moments(tried)[0]
-    at_random = features.codes(list(islice(proposer.random_layouts(rng), N_RANDOM_STARTS)))
+    at_random = features.codes(list(islice(proposer.random_layouts(rng), N_STARTS)))
     starts = np.concatenate([tried[np.argsort(-mean)[:N_STARTS]], at_random])
     near = climber.climb(starts, float(mean.max()), features.codes(history.taken), rng)
     return next((layout for layout in map(features.layout, near.tolist()) if proposer.allows(layout)), None)
