@@ -139,11 +139,17 @@ class Session:
         return [(cells[key], reason) for key, reason in run.failed.items() if key in cells]
 
     def infeasible(self) -> "list[Relaxation] | None":
-        """None where some layout keeps all budgets; else what each budget would have to be for one to exist."""
+        """None where some layout keeps all budgets; else what each budget would have to be for one to exist.
+
+        A study that has measured whole models already is told by these, whatever is predicted by now.
+        """
         from edgeprof.search.feasibility import feasible_layout, relaxations
+        from edgeprof.search.run import measured_before
 
         self.around = feasible_layout(self.problem.costs, self.setup.seed)
-        return relaxations(self.problem.costs, self.setup.seed) if self.around is None else None
+        if self.around is not None or measured_before(self.study):
+            return None
+        return relaxations(self.problem.costs, self.setup.seed)
 
     def attach_sampler(self) -> None:
         """Gives the study its sampler: the additive one knows the budgets and checks each proposal.

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from edgeprof.core.canonical import canonical_json
+from edgeprof.core.canonical import canonical_json, short_hash
 from edgeprof.core.errors import UsageError
 from edgeprof.predict.predict import Knowledge
 from edgeprof.search.costs import Costs
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 logger = logging.getLogger(__name__)
+
+FINALIST = "finalist"
+"""Prefix of the study's attributes that say which layouts were measured as whole models."""
 
 ROUNDS = 3
 """Rounds of finalists: after the first, predictions have been corrected by whole models measured on the device twice."""
@@ -90,24 +93,43 @@ def search(
     from edgeprof.search.sampler_proposal import NoFeasibleLayoutError
 
     finalists: dict[str, Finalist] = {}
+    before = measured_before(study)
     for number in range(ROUNDS):
         n_trials = round(plan.n_trials * (1 + number * MORE_TRIALS))
         try:
             with helpers(n_trials):
                 run_all(study, problem, n_trials, reporter)
         except (NothingProposedError, NoFeasibleLayoutError) as error:
-            if not finalists:
+            if not finalists and not before:
                 raise
             logger.warning("nothing is left to try after predictions were corrected: %s", error)
-        fresh = [x for x in best_layouts(study, problem.costs, plan.n_finalists) if canonical_json(x) not in finalists]
+        best = best_layouts(study, problem.costs, plan.n_finalists)
+        wanted = _distinct([*before, *best])[: max(len(before), plan.n_finalists)] if number == 0 else best
+        fresh = [layout for layout in wanted if canonical_json(layout) not in finalists]
         if not fresh:
-            break
+            logger.warning("none of the layouts tried so far is left by what is predicted now: trying more")
+            continue
         finalists |= _finalists(study, problem, plan, fresh, verify, reporter)
         problem.costs.learn(relearn())
         if verify is None or choose_winner(list(finalists.values()), maximise=problem.maximise) is not None:
             break
     ordered = sorted(finalists.values(), key=lambda f: f.score.value, reverse=problem.maximise)
     return Outcome(finalists=tuple(ordered), winner=choose_winner(ordered, maximise=problem.maximise))
+
+
+def measured_before(study: "Study") -> list[Layout]:
+    """The layouts that an earlier run of the search built and measured: these count, whatever is predicted of them by now."""
+    known = {finalist_attr(layout_of(trial)): layout_of(trial) for trial in trained(study)}
+    return [layout for name, layout in known.items() if name in study.user_attrs]
+
+
+def finalist_attr(layout: Layout) -> str:
+    """The study's attribute that says that a layout was measured as a whole model."""
+    return f"{FINALIST}:{short_hash(canonical_json(layout))}"
+
+
+def _distinct(layouts: Sequence[Layout]) -> list[Layout]:
+    return list({canonical_json(layout): layout for layout in layouts}.values())
 
 
 def run_all(study: "Study", problem: Problem, n_trials: int, reporter: Reporter) -> None:
@@ -213,4 +235,7 @@ def _finalist(study: "Study", problem: Problem, plan: Plan, layout: Layout, veri
     except UsageError as error:  # a model that does not fit the device, or that its runtime refuses
         failed = str(error)
         budgets = measured_budgets(problem.costs, layout, lambda *_: [])
+    else:
+        if verify is not None:
+            study.set_user_attr(finalist_attr(layout), True)
     return Finalist(layout=layout, config=config, score=score, budgets=budgets, failed=failed or why_failed(budgets))

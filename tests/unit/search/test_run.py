@@ -143,6 +143,26 @@ def test_where_measurement_and_prediction_disagree_the_search_corrects_itself_an
     assert outcome.winner.budgets[0].measured <= 3.3e6
 
 
+def test_where_no_layout_tried_keeps_the_budgets_any_more_others_are_tried(begin, study, caplog) -> None:
+    _, _, problem = begin(measure=False)
+    uppers = [problem.costs.figures(layout_of(t))["tpot@256"].upper for t in scored(study)]
+    outcome, device, _ = begin(f"{int(0.999 * min(uppers))}ns@256", plan=replace(PLAN, n_finalists=1))
+    assert "none of the layouts tried so far is left" in caplog.text
+    assert n_counted(study) > 12
+    assert outcome.winner is not None
+    assert device.built == [outcome.winner.config.pattern]
+
+
+def test_a_layout_that_was_measured_counts_when_the_search_goes_on_whatever_is_predicted_of_it_now(begin, study) -> None:
+    first, _, problem = begin(plan=replace(PLAN, n_finalists=1))
+    figure = problem.costs.figures(first.winner.layout)["tpot@256"]
+    limit = (figure.value + figure.upper) / 2  # it keeps that as measured, and not by its upper end
+    again, device, _ = begin(f"{int(limit)}ns@256", plan=replace(PLAN, n_finalists=1))
+    assert again.winner.config == first.winner.config
+    assert device.built == [first.winner.config.pattern]
+    assert n_counted(study) == 12
+
+
 def attention(config: Any) -> float:
     return sum(block.mixer.name != "short_conv" for block in config.layers) / 10
 
