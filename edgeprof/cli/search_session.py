@@ -60,7 +60,10 @@ class Session:
         store = _store(where)
         problem, places = _problem(setup, store)
         setup = replace(
-            setup, stage=problem.stage.name, devices={name: place.device_id for name, place in places.items()}
+            setup,
+            stage=problem.stage.name,
+            scores=problem.objective.name,
+            devices={name: place.device_id for name, place in places.items()},
         )
         storage = open_storage(where.storage, store.root / STUDIES)
         name = where.study or f"{problem.costs.space.name}-{short_hash(canonical_json(asdict(setup)))}"
@@ -73,7 +76,7 @@ class Session:
         """Joins a stored study, as a worker or a reader does.
 
         Raises:
-            UsageError: there is no such study, or nothing is stored here of its devices.
+            UsageError: there is no such study, nothing is stored here of its devices, or scores would be others here.
         """
         from edgeprof.search.study import load_study, open_storage, setup_of, storage_errors
 
@@ -83,6 +86,11 @@ class Session:
             study = load_study(storage, where.study)
         setup = setup_of(study)
         problem, places = _problem(setup, store)
+        if problem.objective.name != setup.scores:
+            raise UsageError(
+                f"--study: {study.study_name}: its scores are of {setup.scores or 'an earlier version':.200}, and cannot be "
+                f"compared with those of {problem.objective.name:.200}, as they would be here"
+            )
         return Session(setup=setup, study=study, problem=problem, places=places, store=store, storage=where.storage)
 
     def knowledge(self) -> "Mapping[str, Knowledge]":

@@ -50,7 +50,8 @@ class Setup:
     """All that decides what a study's trials mean.
 
     ``space`` is the space file's text, ``budgets`` are budgets as documents, ``also`` names the budgets whose figures are
-    minimised beside the quality. ``devices`` are the ids of the devices, by the budgets' names for them: ``local`` is another
+    minimised beside the quality. ``scores`` is the objective's name for what it measures: scores of another one cannot be
+    compared with these. ``devices`` are the ids of the devices, by the budgets' names for them: ``local`` is another
     one elsewhere.
     """
 
@@ -62,6 +63,7 @@ class Setup:
     sampler: str
     stage: str
     seed: int
+    scores: str = ""
     devices: Mapping[str, str] = field(default_factory=dict)
 
     def differences(self, other: "Setup") -> list[str]:

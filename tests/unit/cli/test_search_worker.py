@@ -32,6 +32,7 @@ SETUP_OF_TESTS = Setup(
     sampler="additive",
     stage="whole",
     seed=0,
+    scores="worker_quality:attention",
 )
 
 
@@ -63,6 +64,13 @@ def test_a_worker_does_trials_of_the_only_study_until_it_has_so_many(here: Path,
     assert app.run(["search", "worker", "--study", "s", "--trials", "4"]) == 0
     assert capsys.readouterr().out == "study s: 4 trials\n"
     assert len(scored(stored(here))) == 4
+
+
+def test_scores_of_another_objective_are_not_added_to_a_studys(here: Path, capsys) -> None:
+    begun(here, replace(SETUP_OF_TESTS, objective="proxy", stage="quick", scores="proxy 1: text=1,recall=1"))
+    assert app.run(["search", "worker", "--trials", "1"]) == 2
+    assert "--study: s: its scores are of proxy 1: text=1,recall=1, and cannot be compared" in capsys.readouterr().err
+    assert not stored(here).trials
 
 
 def test_baselines_are_the_searchs_own_matter(here: Path) -> None:

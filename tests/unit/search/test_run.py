@@ -153,7 +153,9 @@ def test_where_no_layout_tried_keeps_the_budgets_any_more_others_are_tried(begin
     assert device.built == [outcome.winner.config.pattern]
 
 
-def test_a_layout_that_was_measured_counts_when_the_search_goes_on_whatever_is_predicted_of_it_now(begin, study) -> None:
+def test_a_layout_that_was_measured_counts_when_the_search_goes_on_whatever_is_predicted_of_it_now(
+    begin, study
+) -> None:
     first, _, problem = begin(plan=replace(PLAN, n_finalists=1))
     figure = problem.costs.figures(first.winner.layout)["tpot@256"]
     limit = (figure.value + figure.upper) / 2  # it keeps that as measured, and not by its upper end
