@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise, product
 
 import numpy as np
@@ -45,6 +46,9 @@ ALONE = np.array([0.0, 0.6, 1.0, 0.45, 0.3])
 """What each choice is worth on its own."""
 
 TASKS = ("additive", "interacting", "entangled", "threefold", "cliff")
+
+N_SPREAD = 300
+"""Layouts that a task's spread is taken over."""
 
 MOST_GQA = 5
 """More of them fall off the cliff."""
@@ -94,6 +98,17 @@ class Task:
     best: float
     is_exact: bool
     has_cliff: bool = False
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of the quality over random layouts within the budget."""
+        rng = np.random.default_rng(2)
+        found: list[float] = []
+        while len(found) < N_SPREAD:
+            layout = {n: self.size.choices[int(rng.integers(self.size.n_choices))] for n in self.size.names}
+            if self.excess(layout) <= 0:
+                found.append(self.quality(layout))
+        return statistics.stdev(found)
 
     def excess(self, layout: Layout) -> float:
         """By how much a layout is beyond the budget; at most 0 if it is not."""
@@ -198,7 +213,7 @@ def run(task: Task, name: str, seed: int, trials: Sequence[int], noise: float, c
             true[trial.number] = quality
         else:
             result.n_refused += 1
-        told[trial.number] = quality + noise * rng.normal()
+        told[trial.number] = quality + noise * task.spread * rng.normal()
         begin = time.perf_counter()
         study.tell(trial, told[trial.number])
         seconds += time.perf_counter() - begin
@@ -227,7 +242,9 @@ def _regret(task: Task, true: dict[int, float], chosen: int) -> float:
 
 def compare_samplers(options: argparse.Namespace) -> None:
     size = Size(options.slots, options.choices)
-    print(f"{size}: regret in %, mean (worst) of {options.seeds} seeds; noise {options.noise} on each score")
+    print(
+        f"{size}: regret in %, mean (worst) of {options.seeds} seeds; noise {options.noise} of the spread of random layouts"
+    )
     for task in make_tasks(size):
         if task.name not in options.tasks:
             continue
@@ -338,7 +355,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slots", type=int, default=Size.n_slots)
     parser.add_argument("--choices", type=int, default=Size.n_choices)
-    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of each score's noise")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="standard deviation of each score's noise, in units of that of random layouts",
+    )
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--count-refused", action="store_true", help="a layout beyond the budget is a trial spent")

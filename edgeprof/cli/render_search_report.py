@@ -179,7 +179,7 @@ def _quality_line(one: "Tried") -> str:
 
 
 def _winner_lines(winner: "Winner", report: "Report") -> Iterator[str]:
-    yield f"{winner.path}: quality {quality_text(winner.quality, winner.quality_se)} after the longer training"
+    yield f"{winner.path}: quality {quality_text(winner.quality, winner.quality_se)} in the final stage"
     for budget in report.budgets:
         measured = winner.measured.get(budget.name)
         if measured is not None:
@@ -345,6 +345,6 @@ def closing_lines(told: "Told") -> Iterator[str]:
     if report.baselines:
         yield "= within two standard deviations: not told apart. A baseline that breaks a budget was not trained."
     if told.winner is None:
-        yield "The winner is chosen among finalists that are trained longer and measured; --config WINNER.toml shows it here."
+        yield "The winner is chosen among finalists that get a final score and are measured; --config WINNER.toml shows it here."
     if report.pareto:
         yield f"trials that no other one beats in all objectives: {', '.join(map(str, report.pareto))}"

@@ -88,7 +88,7 @@ def report(
 class Winner:
     """The winner that a search wrote: its layout in the study, and what the file says of it.
 
-    ``quality`` is of the longer training, so it is not comparable with trials' scores. ``measured`` has figures by budget.
+    ``quality`` is of the final stage, so it is not comparable with trials' scores. ``measured`` has figures by budget.
     """
 
     path: Path

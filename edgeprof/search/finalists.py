@@ -1,4 +1,4 @@
-"""Finalists: the best few layouts get a longer training, are built as whole models, and must keep the budgets as measured."""
+"""Finalists: the best few layouts get a more thorough score, are built as whole models, and must keep the budgets as measured."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -54,7 +54,7 @@ class Kept:
 class Finalist:
     """A layout with its score and its budgets; ``failed`` says why it has no measurement.
 
-    The score is that of the longer stage. Where an objective has no longer one, it is what all trials together say of the
+    The score is that of the final stage. Where an objective has no such stage, it is what all trials together say of the
     layout: one more score would crown the luckiest.
     """
 
@@ -71,7 +71,7 @@ class Finalist:
 
 
 def second_stage(study: "Study", objective: Objective, config: ArchConfig, stage: Stage, seed: int) -> Score:
-    """The score of the longer stage, from the study if it was computed before under the same conditions."""
+    """The score of the final stage, from the study if it was computed before under the same conditions."""
     conditions = f"{config_to_json(config)} {stage} {seed}"
     key = f"{STAGE2}:{short_hash(conditions)}"
     stored = study.user_attrs.get(key)
@@ -177,7 +177,7 @@ def _rows_of(budget: Budget, calls: Sequence[ModelCall], rows: Sequence[VerifyRo
 
 
 def choose_winner(finalists: Sequence[Finalist], *, maximise: bool) -> Finalist | None:
-    """The best finalist, by the longer stage's score, of those that keep their budgets as measured."""
+    """The best finalist, by the final stage's score, of those that keep their budgets as measured."""
     keeping = [finalist for finalist in finalists if finalist.keeps]
     sign = 1 if maximise else -1
     return max(keeping, key=lambda finalist: sign * finalist.score.value, default=None)

@@ -202,7 +202,7 @@ def _finalists(
     verify: VerifyModel | None,
     reporter: Reporter,
 ) -> dict[str, Finalist]:
-    """The layouts as finalists, by their JSON; one that the longer training fails on is told, and none.
+    """The layouts as finalists, by their JSON; one that the final stage fails on is told, and none.
 
     Raises:
         ObjectiveError: it fails on all of them.

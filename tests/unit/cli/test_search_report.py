@@ -248,7 +248,7 @@ def test_a_winner_is_shown_with_what_its_file_measured(run: Run, lab: Lab, tmp_p
     path = winner_file(tmp_path, ALL_GQA, {"study": "small", "quality": 0.7, "quality_se": 0.002, "budgets": budgets})
     _, out, _ = run("--config", path)
     assert "winner:\n 0  gqa2  ff128  x6\nGGGGGG, trial 20: " in out
-    assert f"{path}: quality 0.7000 ± 0.0020 after the longer training" in out
+    assert f"{path}: quality 0.7000 ± 0.0020 in the final stage" in out
     assert f"{TPOT.name}: measured 12.5 ms, limit 13 ms, room +3.8%" in out
     winner = json.loads(run("--config", path, "--json")[1])["winner"]
     assert (winner["quality"], winner["measured"]) == (0.7, {TPOT.name: 12.5e6})
