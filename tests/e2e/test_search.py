@@ -126,3 +126,48 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(home: Any, waiting: Any)
     found = states(home)
     assert found["RUNNING"] == 0
     assert found["COMPLETE"] >= 2
+
+
+SMALL_SPACE = """
+schema_version = 1
+description = "Two layers."
+d_model = 32
+vocab = 256
+tied = true
+max_context = 256
+layers = 2
+
+[mixers]
+conv3 = { op = "short_conv", kernel_size = 3 }
+gqa2 = { op = "gqa", n_heads = 2, n_kv_heads = 1, head_dim = 16 }
+
+[ffns]
+ff64 = { op = "swiglu", d_ff = 64 }
+
+[slots]
+"0" = ["conv3"]
+"""
+
+
+def test_a_search_measures_its_winner_and_the_report_the_baselines_beside_it(home: Any, tiny_effort: str) -> None:
+    (home.home / "small.toml").write_text(SMALL_SPACE)
+    done = home.run(
+        "search", "--space", "small.toml", "--objective", "quality_e2e:attention", "--runtime", "onnxruntime",
+        "--max-tpot", "1s@32", "--trials", "2", "--finalists", "1", "--yes", "--json",
+        script=tiny_effort,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    budgets = {budget["name"]: budget for budget in document["winner"]["budgets"]}
+    assert all(budget["kept"] and budget["measured"] > 0 for budget in budgets.values())
+    lines = len(home.lines())
+    told = home.run(
+        "search", "report", "--config", document["winner"]["path"], "--measure", "--json", script=tiny_effort
+    )
+    assert told.returncode == 0, told.stderr
+    measured = json.loads(told.stdout)["measured"]
+    assert {"all conv", "all gqa", "winner"} <= set(measured)
+    for figures in measured.values():
+        low, high = figures["tpot@32"]["measured_ci95"]
+        assert 0 < low <= figures["tpot@32"]["measured"] <= high
+    assert len(home.lines()) > lines
