@@ -98,7 +98,12 @@ def make_amount(
     finalists: Annotated[
         int,
         typer.Option(
-            "--finalists", metavar="N", min=1, max=100, help="Layouts to score thoroughly and to measure.", rich_help_panel=AMOUNT
+            "--finalists",
+            metavar="N",
+            min=1,
+            max=100,
+            help="Layouts to score thoroughly and to measure.",
+            rich_help_panel=AMOUNT,
         ),
     ] = 5,
     stage: Annotated[

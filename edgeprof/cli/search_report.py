@@ -45,6 +45,10 @@ def report(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Draw the front: a .svg, .png or .html; replaced if it is there."),
     ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", metavar="NAME", help="A baseline to hold it against, as in lfm2. Default: all."),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option(
@@ -73,6 +77,7 @@ def report(
     file_format = None if out is None else _checked_format(out)
     protocol_for(effort)
     told = read(where, config)
+    told = replace(told, report=replace(told.report, baselines=_of_names(told.report.baselines, baseline)))
     if measure:
         told = replace(told, measured=measured(told, where, effort))
     shown = _chosen(told.report.budgets, budget)
@@ -244,6 +249,21 @@ def _chosen(budgets: "Sequence[Budget]", name: str | None) -> "list[Budget]":
             f"--budget: {name!r:.80} is no budget of the study; {did_you_mean(f'{name:.80}', [b.name for b in budgets])}"
         )
     return chosen
+
+
+def _of_names(baselines: "Sequence[Tried]", names: Sequence[str] | None) -> "tuple[Tried, ...]":
+    """The baselines of these names, or all.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    from edgeprof.core.registry import did_you_mean
+
+    known = [str(one.baseline) for one in baselines]
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"--baseline: {name!r:.80} is none here; {did_you_mean(f'{name:.80}', known)}")
+    return tuple(one for one in baselines if not names or one.baseline in names)
 
 
 def _checked_format(out: Path) -> str:

@@ -305,6 +305,17 @@ def test_the_winner_and_the_baselines_are_measured_side_by_side(
     assert cells(rows)["winner"][-2:] == ["18 ms", f"breaks {TPOT.name}"]
 
 
+def test_one_baseline_can_be_asked_for(run: Run, lab: Lab, models: list[list[str]]) -> None:
+    lab.fill(lab.study())
+    document = json.loads(run("--baseline", "all conv", "--measure", "--json")[1])
+    assert [one["baseline"] for one in document["baselines"]] == ["all conv"]
+    assert list(document["measured"]) == ["all conv", "best"]
+    assert len(models[0]) == 2
+    code, _, err = run("--baseline", "all cons")
+    assert code == 2
+    assert "--baseline: 'all cons' is none here; did you mean all conv" in err
+
+
 def test_without_measuring_nothing_is_built(run: Run, lab: Lab, models: list[list[str]]) -> None:
     lab.fill(lab.study())
     assert "measured in turns" not in run()[1]
