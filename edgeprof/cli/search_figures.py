@@ -51,6 +51,7 @@ def _series(report: "Report", budget: "Budget", winner: "Tried | None") -> Itera
     ruled_out = [one for one in report.tried if one.kind == "ruled_out"]
     yield _points("ruled out, quality only expected", ruled_out, name, color=GREY, marker="cross")
     yield _points("scored", [one for one in report.tried if one.kind == "scored"], name, color=SCORED)
+    yield _points("pruned", [one for one in report.tried if one.kind == "pruned"], name, color=SCORED, marker="cross")
     on_front = _known(report.fronts[name], name)
     yield Series(label="front", kind="rule", x=_qualities(on_front), y=_figures(on_front, name), color=SCORED)
     best = winner or report.best

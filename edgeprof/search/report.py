@@ -38,6 +38,9 @@ KINDS: tuple[Kind, ...] = ("scored", "pruned", "ruled_out", "failed", "running",
 """What a trial can be. ``pruned`` was trained and given up early; ``ruled_out`` broke a budget or a rule and was never trained;
 ``failed`` ended without a score: by an error, an interruption, or because its worker was lost."""
 
+TRAINED: tuple[Kind, ...] = ("scored", "pruned")
+"""Those that something is known of, and that may be finalists: a pruned one counts with the value that it was on its way to."""
+
 Predicted = tuple[float | None, float | None]
 """A budget's figure: expected, and the upper end that must keep the limit; None where a cell had no measurement."""
 
@@ -74,9 +77,9 @@ class Tried:
 class Report:
     """A study. ``best`` has the best expected quality, ``luckiest`` the best single score; None before the first score.
 
-    ``fronts`` holds, by budget, the scored layouts that no other one beats in both expected quality and that budget's expected
+    ``fronts`` holds, by budget, the trained layouts that no other one beats in both expected quality and that budget's expected
     figure, cheapest first. ``ruled_out_by`` counts by budget or rule what ruled proposals out; one may be ruled out by several.
-    ``tried`` are the distinct layouts that were scored or ruled out. ``pareto`` are the numbers of the trials that no other
+    ``tried`` are the distinct layouts that were trained or ruled out. ``pareto`` are the numbers of the trials that no other
     trial beats in all objectives, of a study with several.
     """
 
@@ -125,9 +128,11 @@ def build_report(study: "Study", costs: Costs, budgets: Sequence[Budget]) -> Rep
     kinds = [kind_of(trial) for trial in trials]
     posterior = quality_posterior(study, costs.space.parameters) if "scored" in kinds else None
     reader = _Reader(space=costs.space, budgets=tuple(budgets), posterior=posterior)
-    tried = _distinct(reader.of_trial(t) for t, k in zip(trials, kinds, strict=True) if k in ("scored", "ruled_out"))
+    told: tuple[Kind, ...] = (*TRAINED, "ruled_out") if posterior else ("ruled_out",)
+    tried = _distinct(reader.of_trial(t) for t, k in zip(trials, kinds, strict=True) if k in told)
     scored = [one for one in tried if one.kind == "scored"]
-    best = max(scored, key=lambda one: gain(one.expected, maximise), default=None)
+    trained = [one for one in tried if one.kind in TRAINED]
+    best = max(trained, key=lambda one: gain(one.expected, maximise), default=None)
     shares = optuna_shares(study) if len(study.directions) == 1 else {}
     return Report(
         study=study.study_name,
@@ -139,7 +144,7 @@ def build_report(study: "Study", costs: Costs, budgets: Sequence[Budget]) -> Rep
         tried=tuple(tried),
         best=best,
         luckiest=max(scored, key=lambda one: gain(one.score, maximise), default=None),
-        fronts={b.name: tuple(front(scored, b.name, maximise=maximise)) for b in budgets},
+        fronts={b.name: tuple(front(trained, b.name, maximise=maximise)) for b in budgets},
         pareto=tuple(t.number for t in study.best_trials) if len(study.directions) > 1 and scored else (),
         importances=exchange_effects(posterior, best.layout, shares) if posterior and best else (),
         neighbours=neighbour_effects(posterior) if posterior else (),
@@ -173,12 +178,12 @@ def ahead(one: Tried, other: Tried, *, maximise: bool) -> tuple[float, float] | 
     return difference, math.hypot(one.expected_sd, other.expected_sd)
 
 
-def front(scored: Sequence[Tried], budget: str, *, maximise: bool) -> list[Tried]:
+def front(trained: Sequence[Tried], budget: str, *, maximise: bool) -> list[Tried]:
     """The layouts that no other one beats in both expected quality and a budget's expected figure, cheapest first.
 
     Single scores would put the luckiest layouts on the front; so it is made of expectations.
     """
-    known = [(value, one) for one in scored if (value := _expected_figure(one, budget)) is not None]
+    known = [(value, one) for one in trained if (value := _expected_figure(one, budget)) is not None]
     found: list[Tried] = []
     for _, one in sorted(known, key=lambda pair: (pair[0], -gain(pair[1].expected, maximise))):
         if not found or gain(one.expected, maximise) > gain(found[-1].expected, maximise):

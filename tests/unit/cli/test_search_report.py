@@ -305,6 +305,19 @@ def test_the_winner_and_the_baselines_are_measured_side_by_side(
     assert cells(rows)["winner"][-2:] == ["18 ms", f"breaks {TPOT.name}"]
 
 
+def test_a_winner_whose_trial_was_pruned_is_shown_as_any_other(run: Run, lab: Lab, tmp_path: Path) -> None:
+    study = lab.study()
+    lab.fill(study)
+    add(study, ALL_GQA)
+    path = winner_file(tmp_path, ALL_GQA, {"study": "small"})
+    code, out, err = run("--config", path)
+    assert code == 0, err
+    assert "GGGGGG, trial 20: expected quality " in out
+    assert "its own score -" in out
+    best = json.loads(run("--json")[1])["best"]
+    assert (best["pattern"], best["kind"]) == ("GGGGGG", "pruned")  # attention is all that counts there
+
+
 def test_one_baseline_can_be_asked_for(run: Run, lab: Lab, models: list[list[str]]) -> None:
     lab.fill(lab.study())
     document = json.loads(run("--baseline", "all conv", "--measure", "--json")[1])
