@@ -12,9 +12,9 @@ from edgeprof.core.errors import EdgeprofError
 from edgeprof.search.additive import Additive
 from edgeprof.search.linear import Layout, LinearLimit, Parameters
 
-BEAM = 50
-"""Labels of the first, incomplete search, which finds a good layout to compare with. Of 20 to 200 the fastest, measured with
-the problems of benchmarks/samplers.py: fewer leave too much to the second search, more take longer than they save it."""
+BEAMS = (50, 500)
+"""Labels of the searches before the last one, each of which begins from the best layout of the one before. Small problems end with
+the second, which then drops none; the third would take seconds for some problems of 24 slots, had only the first one gone before."""
 
 MOST_LABELS = 100_000
 """Labels after any slot beyond which the search goes on with the most promising ones and no longer claims the optimum."""
@@ -59,7 +59,7 @@ def solve(
         return None
     problem = make_problem(objective, parameters, limits, forbidden)
     best, bound = None, None
-    for labels in (BEAM, most_labels):
+    for labels in (*BEAMS, most_labels):
         known = -float("inf") if best is None else best.value - objective.constant
         bound = make_bound(problem, known, bound)
         found = LabelSearch(problem, bound).run(known, labels)

@@ -127,7 +127,7 @@ def random_problem(seed, n_limits=1):
 @pytest.mark.parametrize("beam", [2, 200])
 def test_many_partial_layouts_lose_none_that_leads_to_the_best(monkeypatch, seed, beam):
     # After a narrow first search the bound has to tell a poor layout from the best.
-    monkeypatch.setattr("edgeprof.search.solver.BEAM", beam)
+    monkeypatch.setattr("edgeprof.search.solver.BEAMS", (beam,))
     worth, slots, limits = random_problem(seed, n_limits=1 + seed // 4)
     found = solve(worth, slots, limits)
     allowed = [x for x in layouts(slots) if all(limit.keeps(x) for limit in limits)]
@@ -136,7 +136,7 @@ def test_many_partial_layouts_lose_none_that_leads_to_the_best(monkeypatch, seed
 
 
 def test_a_search_cut_short_claims_the_optimum_only_where_it_has_it(monkeypatch):
-    monkeypatch.setattr("edgeprof.search.solver.BEAM", 3)
+    monkeypatch.setattr("edgeprof.search.solver.BEAMS", (3,))
     claims = []
     for seed in range(20):
         problem = random_problem(seed)
@@ -163,7 +163,7 @@ def test_limits_that_no_layout_keeps_together_have_no_solution():
 
 
 def test_a_search_cut_short_without_a_layout_does_not_say_that_there_is_none(monkeypatch):
-    monkeypatch.setattr("edgeprof.search.solver.BEAM", 1)
+    monkeypatch.setattr("edgeprof.search.solver.BEAMS", (1,))
     with pytest.raises(SolverLimitError, match="relax a limit"):
         solve(Additive(choices={}), SLOTS, between(5.0, 5.0), most_labels=1)
 
