@@ -13,8 +13,8 @@ from edgeprof.search.additive import Additive
 from edgeprof.search.linear import Layout, LinearLimit, Parameters
 
 BEAMS = (50, 500)
-"""Labels of the searches before the last one, each of which begins from the best layout of the one before. Small problems end with
-the second, which then drops none; the third would take seconds for some problems of 24 slots, had only the first one gone before."""
+"""Labels of the searches before the last one; each begins from the best layout of the one before. Small problems end with the
+second, which then drops none; with the first alone before it, the third takes seconds for some problems of 24 slots."""
 
 MOST_LABELS = 100_000
 """Labels after any slot beyond which the search goes on with the most promising ones and no longer claims the optimum."""
