@@ -188,7 +188,7 @@ class Rows:
         parts = [part for part in PARTS if DEFAULT_WEIGHTS[part.kind]]
         return np.array(
             [
-                sum(DEFAULT_WEIGHTS[p.kind] * (p.centre - self.loss("quick", p.name, seed)) / p.scale for p in parts)
+                sum(DEFAULT_WEIGHTS[p.kind] * p.worth(self.loss("quick", p.name, seed)) for p in parts)
                 for seed in self.seeds_of("quick")
             ]
         )

@@ -170,10 +170,9 @@ def measured(told: Told, where: Where, effort: str) -> "dict[str, tuple[Kept, ..
     for budget in told.report.budgets:
         if not budget.is_static and (budget.device not in told.places or told.places[budget.device].device is None):
             raise UsageError(f"--measure: device {budget.device} of budget {budget.name} is not at hand; run it there")
-    layouts = {name: one.layout for name, one in told.named_layouts.items()}
-    distinct = list({tuple(layout.items()): layout for layout in layouts.values()}.values())
-    found = measured_side_by_side(told.costs, distinct, verify)
-    return {name: found[distinct.index(layout)] for name, layout in layouts.items()}
+    named = told.named_layouts
+    found = measured_side_by_side(told.costs, [one.layout for one in named.values()], verify)
+    return dict(zip(named, found, strict=True))
 
 
 def _costs(setup: "Setup", store: "Store") -> "tuple[tuple[Budget, ...], Costs, dict[str, Place]]":

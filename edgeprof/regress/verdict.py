@@ -64,7 +64,8 @@ def suspects(cases: Mapping[str, Sequence[Block]], plan: Plan) -> list[str]:
 
 
 RERUN_FLOOR_SHARE = 0.5
-"""Of the first run's floor. On the recordings of docs/check.md +5 % is caught with 42 blocks at the median, with all of it 48."""
+"""Of the first run's floor. Drawn from the recordings of docs/check.md (300 checks), 37 % of slowdowns by 5 % are caught within
+60 s a case; 29 % with all of it."""
 
 
 def rerun_plan(plan: Plan) -> Plan:

@@ -133,10 +133,10 @@ def _calls_of_target(costs: Costs, budget: Budget) -> list[ModelCall]:
 
 
 def measured_side_by_side(costs: Costs, layouts: Sequence[Layout], verify: VerifyModels) -> list[tuple[Kept, ...]]:
-    """Every budget of each layout, all layouts of a target measured in turns in one session: they share its drift."""
+    """Every budget of each layout, all of them measured in turns in one session, whose drift they share; equal ones once."""
     rows: dict[tuple[str, Target], list[VerifyRow] | None] = {}
     for budget in {b.target_key: b for b in costs.budgets if not b.is_static}.values():
-        targets = [costs.make_target(budget, costs.space.config(layout)) for layout in layouts]
+        targets = list(dict.fromkeys(costs.make_target(budget, costs.space.config(layout)) for layout in layouts))
         found = verify(budget.device, targets, _calls_of_target(costs, budget))
         rows |= {(budget.device, target): found[i] if found else None for i, target in enumerate(targets)}
     return [measured_budgets(costs, layout, lambda device, target, _: rows[device, target]) for layout in layouts]

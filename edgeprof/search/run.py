@@ -94,6 +94,7 @@ def search(
 
     finalists: dict[str, Finalist] = {}
     before = measured_before(study)
+    may_try_more = True
     for number in range(ROUNDS):
         n_trials = round(plan.n_trials * (1 + number * MORE_TRIALS))
         try:
@@ -103,11 +104,14 @@ def search(
             if not finalists and not before:
                 raise
             logger.warning("nothing is left to try after predictions were corrected: %s", error)
+            may_try_more = False
         best = best_layouts(study, problem.costs, plan.n_finalists)
         wanted = _distinct([*before, *best])[: max(len(before), plan.n_finalists)] if number == 0 else best
         fresh = [layout for layout in wanted if canonical_json(layout) not in finalists]
+        if not fresh and not may_try_more:
+            break
         if not fresh:
-            logger.warning("none of the layouts tried so far is left by what is predicted now: trying more")
+            logger.warning("none of the layouts tried so far is left to measure by what is predicted now")
             continue
         finalists |= _finalists(study, problem, plan, fresh, verify, reporter)
         problem.costs.learn(relearn())
@@ -169,8 +173,7 @@ def best_layouts(study: "Study", costs: Costs, n: int) -> list[Layout]:
     second best.
     """
     trials = [t for t in trained(study) if costs.keeps(layout_of(t))] if scored(study) else []
-    by_layout = {canonical_json(layout_of(t)): layout_of(t) for t in trials}
-    layouts = list(by_layout.values())
+    layouts = _distinct([layout_of(t) for t in trials])
     posterior = quality_posterior(study, costs.space.parameters)
     sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
     return sorted(layouts, key=lambda layout: sign * posterior.mean(layout))[:n]

@@ -39,10 +39,8 @@ class Axis:
 
     def choice_of(self, value: Any) -> str | None:
         """The choice that a value belongs to; None where the distribution does not have it."""
-        if (
-            isinstance(value, str) and value in self._of_text
-        ):  # as a rule; Optuna's own look-up is slow for a whole study
-            return self._of_text[value]
+        if isinstance(value, str) and value in self._of_text:
+            return self._of_text[value]  # Optuna's own look-up is slow for a whole study
         try:
             internal = self.distribution.to_internal_repr(value)
         except ValueError:
