@@ -7,6 +7,8 @@ which two of a drawn block's processes are the base's. A recording that does not
 
     edgeprof check --suite ci --base HEAD --floor 0 --no-memory --time-budget 30m
 
+Those of gate_live.py's A/A checks serve too: a case that was clear early has fewer blocks in them.
+
 The bounds below are those of drawing: other hosts, and other days of this one, are not in them. Rules beside ours, on the same
 processes:
   pytest-benchmark   its `--benchmark-compare-fail=mean:5%`: the mean of one run's samples against one run of the base.
@@ -25,9 +27,10 @@ import numpy as np
 from scipy import stats
 
 from edgeprof.core.types import BenchCase
-from edgeprof.regress.recording import RawBlock, process_time, read_recording
+from edgeprof.regress.recording import RawBlock, read_recording
 from edgeprof.regress.sequential import Block, Plan
 from edgeprof.regress.verdict import Verdict, judge, rerun_plan, suspects
+from edgeprof.stats.turns import log_times_in_turns
 
 SLOWDOWNS = (0.03, 0.05, 0.10, 0.20)
 THRESHOLD = 1.05
@@ -46,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    cases = [case for path in options.recordings for case in recorded_cases(path)]
+    cases = recorded_cases(options.recordings)
     options.suite = min(options.suite, len(cases))
     plan = Plan(floor=options.floor, looks=options.looks, n_cases=options.suite)
     print(f"{plan}\nsuites of {options.suite} out of {len(cases)} recorded cases")
@@ -80,20 +83,23 @@ class RecordedCase:
         return float(high - low) / 2
 
 
-def recorded_cases(path: Path) -> list[RecordedCase]:
-    """The cases of a recording with enough blocks to draw from."""
-    recorded = read_recording(path)
+def recorded_cases(paths: list[Path]) -> list[RecordedCase]:
+    """The cases of all recordings with enough blocks to draw from; what a block took is its mean over the recordings."""
     by_case: dict[str, list[RawBlock]] = defaultdict(list)
-    for raw in recorded.raw_blocks:
-        by_case[raw.case_key].append(raw)
-    seconds = recorded.seconds / max(1, len(recorded.raw_blocks))
-    return [recorded_case(recorded.cases[key], raws, seconds) for key, raws in by_case.items() if len(raws) >= 20]
+    cases: dict[str, BenchCase] = {}
+    seconds, n_blocks = 0.0, 0
+    for recorded in map(read_recording, paths):
+        cases |= recorded.cases
+        for raw in recorded.raw_blocks:
+            by_case[raw.case_key].append(raw)
+        seconds, n_blocks = seconds + recorded.seconds, n_blocks + len(recorded.raw_blocks)
+    return [recorded_case(cases[key], raws, seconds / n_blocks) for key, raws in by_case.items() if len(raws) >= 20]
 
 
 def recorded_case(case: BenchCase, raws: list[RawBlock], seconds: float) -> RecordedCase:
     return RecordedCase(
         kind=f"{case.op} {case.runtime} {case.dtype} {case.phase}",
-        times=np.array([[process_time(loads) for loads in raw.processes] for raw in raws]),
+        times=np.array([log_times_in_turns(raw.processes) for raw in raws]),
         means=np.array([[np.mean(loads[0]) for loads in raw.processes] for raw in raws]),
         seconds=seconds,
     )

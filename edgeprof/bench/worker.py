@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from edgeprof.bench.jobs import Item, Job, job_from_json
 from edgeprof.bench.memory import MemoryWatch, use_small_pages
-from edgeprof.bench.protocol import quiet_gc, sample, warm_up
+from edgeprof.bench.protocol import quiet_gc, sample, spare_imports, warm_up
 from edgeprof.core.canonical import canonical_json, plain
 from edgeprof.core.types import Artifact, BenchCase
 from edgeprof.models.composite import CompositeSpec
@@ -80,6 +80,7 @@ class Worker:
         if self.job.n_threads > 1:  # a runtime's threads stay where it starts them
             pin(self.job.cpus)
         seen = self.runtime.start(self.job.n_threads)  # takes seconds to import, on any CPU
+        spare_imports()
         affinity = pin(self.job.cpus)
         self.emit(
             {"event": "ready", "n_threads_seen": seen, "affinity_seen": affinity, "sentinel_ns": self._sentinel()}

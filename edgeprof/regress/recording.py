@@ -19,6 +19,7 @@ from edgeprof.core.types import BenchCase
 from edgeprof.regress.sequential import Block, Plan
 from edgeprof.regress.sides import SideName
 from edgeprof.stats.quantiles import log_median
+from edgeprof.stats.turns import log_times_in_turns
 
 RECORDING_SCHEMA_VERSION = 1
 
@@ -44,16 +45,14 @@ class RawBlock:
     at: str
 
     def block(self) -> Block:
-        """The block's times: each process counts with its best loads."""
-        base, head = (
-            [process_time(loads) for letter, loads in zip(self.order, self.processes, strict=True) if letter == side]
-            for side in "AB"
-        )
+        """The block's times, compared load by load."""
+        times = log_times_in_turns(self.processes)
+        base, head = ([time for letter, time in zip(self.order, times, strict=True) if letter == side] for side in "AB")
         return Block(base=(base[0], base[1]), head=(head[0], head[1]))
 
 
 def process_time(loads: Sequence[Sequence[int]]) -> float:
-    """A process's time for a case: mean of the logarithms of its loads' medians in ns, over the better half of the loads.
+    """A process's time for a case by itself: mean of the logarithms of its loads' medians in ns, over the better half of them.
 
     Where a load's memory happens to lie, and other tenants, can only slow it down, so the best loads of a process repeat best.
     The best of more loads are better, so both sides need equally many.
@@ -204,6 +203,8 @@ def _take(found: Recorded, line: dict[str, Any]) -> None:
         raw = RawBlock(**line, processes=processes)
         if raw.order not in ORDERS or raw.run not in (1, 2):
             raise ValueError(f"order {raw.order!r:.20}, run {raw.run!r:.20}: no such block")
+        if len(processes) != len(raw.order) or len(set(map(len, processes))) != 1:
+            raise ValueError("processes: a block has four of them, with equally many loads")
         found.raw_blocks.append(raw)
         add_p50(found.p50_ns, raw)
     elif kind == "memory":

@@ -67,7 +67,7 @@ class Plan:
 
     alpha: float = 0.05
     floor: float = 0.025
-    looks: tuple[int, ...] = (10, 14, 20, 28, 40, 56, 80)
+    looks: tuple[int, ...] = (10, 13, 17, 24, 40)
     n_cases: int = 1
     device_noise: float = 0.0
 

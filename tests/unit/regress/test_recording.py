@@ -8,13 +8,12 @@ from edgeprof.regress.recording import RawBlock, process_time, read_recording
 from edgeprof.regress.run import replay
 
 
-def test_a_process_counts_with_its_best_loads_and_letters_tell_the_sides():
-    raw = RawBlock(
-        case_key="k", run=1, order="BAAB", at="now", processes=(((30,), (20,)), ((10,),), ((11,),), ((40,), (50,)))
-    )
+def test_letters_tell_the_sides_of_a_block():
+    raw = RawBlock(case_key="k", run=1, order="BAAB", at="now", processes=(((20,),), ((10,),), ((11,),), ((40,),)))
     block = raw.block()
-    assert block.base == pytest.approx((math.log(10), math.log(11)))
-    assert block.head == pytest.approx((math.log(20), math.log(40)))
+    assert block.base[1] - block.base[0] == pytest.approx(math.log(11 / 10))
+    assert block.head[1] - block.head[0] == pytest.approx(math.log(40 / 20))
+    assert 2 * block.log_ratio == pytest.approx(math.log(20 * 40 / (10 * 11)))
 
 
 def test_a_recording_says_again_what_the_check_said(record, make_case):
@@ -106,6 +105,16 @@ def test_a_sample_that_is_no_time_is_refused(record, make_case):
     block["processes"][0][0][0] = -5
     path.write_text("\n".join([*lines[:2], json.dumps(block)]) + "\n")
     with pytest.raises(UsageError, match="line 3: ValueError: -5 is not a positive whole number"):
+        replay(path)
+
+
+def test_a_block_whose_processes_have_different_loads_is_refused(record, make_case):
+    path = record([(make_case(), 0.0)])
+    lines = path.read_text().splitlines()
+    block = json.loads(lines[2])
+    block["processes"][0].append([5])
+    path.write_text("\n".join([*lines[:2], json.dumps(block)]) + "\n")
+    with pytest.raises(UsageError, match="line 3: ValueError: processes: a block has four"):
         replay(path)
 
 
