@@ -6,6 +6,7 @@ hunger fills bytes when its model is loaded.
 
     python benchmarks/gate_live.py --aa 20 [--busy 5]                   # false alarms; the first 5 beside a busy neighbour
     python benchmarks/gate_live.py --slow 0.05 0.1 --each 10            # what is caught, and after how many seconds
+    python benchmarks/gate_live.py --slow 0.05 --time-budget 9m         # the same with 60 s for each of ci's nine cases
     python benchmarks/gate_live.py --hungry-bytes 4000000 --each 10     # the same of memory
 """
 
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=10, help="checks of each change")
     parser.add_argument("--time-budget", default="5m")
     parser.add_argument("--out", type=Path, help="the checks' JSON, a line each")
+    parser.add_argument("--results", type=Path, help="where recordings are kept, for gate.py")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
@@ -116,7 +118,12 @@ def check(clone: Path, options: argparse.Namespace, label: str) -> dict[str, Any
     """One check of the clone against its commit."""
     memory = "--memory" if "bytes" in label else "--no-memory"
     command = [sys.executable, "-m", "edgeprof", "check", "--base", "HEAD", "--suite", options.suite, "--json", memory]
-    command += ["--time-budget", options.time_budget, "--results", str(clone.parent / "results")]
+    command += [
+        "--time-budget",
+        options.time_budget,
+        "--results",
+        str((options.results or clone.parent / "results").absolute()),
+    ]
     done = subprocess.run(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     found: dict[str, Any] = json.loads(done.stdout)
     if options.out is not None:
