@@ -15,8 +15,11 @@ from edgeprof.regress.sequential import MIN_BLOCKS, Block, Plan, look
 from edgeprof.regress.side_by_side import BlockSource
 from edgeprof.regress.verdict import judge, rerun_plan, suspects
 
-FIRST_RUN_SHARE = 2 / 3
-"""Part of the time after which first runs end, each with its last look; it is fixed, so that nobody peeks."""
+FIRST_RUN_SHARE = 0.8
+"""Part of the time after which first runs end, each with its last look; it is fixed, so that nobody peeks.
+
+A block of second runs alone holds few cases and is short: in five minutes the rest is enough for ten blocks of one case.
+"""
 
 Clock = Callable[[], float]
 

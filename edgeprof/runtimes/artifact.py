@@ -282,4 +282,5 @@ def _vary(path: Path, part: FreshRange, seed: list[int]) -> None:
 
     data: Array = np.memmap(path, dtype=np.uint8, mode="r+", offset=part.offset, shape=(part.length,))
     view = data[part.offset_in_stride :: part.stride]
-    view ^= np.frombuffer(np.random.default_rng(seed).bytes(view.size), np.uint8)
+    words = np.random.SFC64(seed).random_raw(-(-view.size // 8))  # a quarter of the time of a Generator's bytes()
+    view ^= words.view(np.uint8)[: view.size]
