@@ -51,6 +51,9 @@ HUNGRIER = """        cell = OnnxCell(session, artifact.spec.batch, capacity)
             cell.extra = b"x" * {bytes}
         return cell
 """
+IN_TIME_S = 60
+"""Seconds of measuring for each case of the suite, second run included, within which a slowdown should be caught."""
+
 NEIGHBOUR = """
 import time
 import numpy as np
@@ -162,11 +165,13 @@ def tell_caught(label: str, checks: list[dict[str, Any]], rows: str, op: str) ->
             else:
                 others += row["outcome"] == "regressed"
     n = len(checks)
-    failed = sum(c["exit_code"] == 1 for c in checks)
-    seconds = sum(c["seconds"] for c in checks) / n / max(1, len(checks[0]["cases"]))
+    failed = [c for c in checks if c["exit_code"] == 1]
+    seconds = [c["seconds"] / max(1, len(c["cases"])) for c in checks]
+    in_time = sum(c["exit_code"] == 1 and s <= IN_TIME_S for c, s in zip(checks, seconds, strict=True))
     print(
-        f"{label} in {op}: {failed} of {n} checks failed; its cases: {dict(mine)}; false alarms of other cases: {others}; "
-        f"{seconds:.0f} s a case"
+        f"{label} in {op}: {len(failed)} of {n} checks failed, {in_time} of them within {IN_TIME_S} s a case; its cases: "
+        f"{dict(mine)}; false alarms of other cases: {others}; {min(seconds):.0f} to {max(seconds):.0f} s a case",
+        flush=True,
     )
 
 
