@@ -1,9 +1,9 @@
 """Live checks of a clone of this checkout against its own commit: unchanged, or with one operator slower or hungrier on purpose.
 
-What is changed on purpose is an edit of the clone's ONNX Runtime adapter beside its commit, which has the same edit with an amount
-of 0: the Python that waits would else add 11 us to a call of 600, as it is no longer in the cache when the call ends. Both sides
-go all the way: worktree, building, numerics, blocks, verdict. A slowdown waits after every call of the operator, in proportion to
-what the call took; hunger fills bytes when its model is loaded.
+What is changed on purpose is an edit of the clone's ONNX Runtime adapter beside its commit, which has the same edit by nothing:
+the Python that waits would else add 11 us to a call of 600, as it is no longer in the cache when the call ends. Both sides go all
+the way: worktree, building, numerics, blocks, verdict. A slowdown waits after every call of the operator, in proportion to what
+the call took; hunger fills bytes when its model is loaded.
 
     python benchmarks/gate_live.py --aa 20 [--busy 5]                   # false alarms; the first 5 beside a busy neighbour
     python benchmarks/gate_live.py --slow 0.05 0.1 --each 10            # what is caught, and after how many seconds
@@ -98,7 +98,7 @@ def main() -> None:
         changes += [(f"+{n:,} bytes", HUNGRIER, n) for n in options.hungry_bytes]
         for label, patch, amount in changes:
             adapter.write_text(text.replace(LOADED, patch.format(op=options.op, amount=0)))
-            git("-C", str(clone), *AUTHOR, "commit", "-qam", "the change, of nothing")
+            git("-C", str(clone), *AUTHOR, "commit", "--allow-empty", "-qam", "by nothing")
             adapter.write_text(text.replace(LOADED, patch.format(op=options.op, amount=amount)))
             rows = "sizes" if "bytes" in label else "cases"
             tell_caught(label, [check(clone, options, label) for _ in range(options.each)], rows, options.op)
