@@ -92,7 +92,8 @@ def recorded_cases(paths: list[Path]) -> list[RecordedCase]:
         cases |= recorded.cases
         for raw in recorded.raw_blocks:
             by_case[raw.case_key].append(raw)
-        seconds, n_blocks = seconds + recorded.seconds, n_blocks + len(recorded.raw_blocks)
+        if recorded.seconds:  # one that was interrupted does not say how long it took
+            seconds, n_blocks = seconds + recorded.seconds, n_blocks + len(recorded.raw_blocks)
     return [recorded_case(cases[key], raws, seconds / n_blocks) for key, raws in by_case.items() if len(raws) >= 20]
 
 
