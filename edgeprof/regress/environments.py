@@ -4,6 +4,7 @@ A worktree and a virtual environment are made once and kept in the cache. Where 
 checkout at hand, both run in the same environment and differ by their code alone; else the revision gets one of its own.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from edgeprof.core.canonical import short_hash
 from edgeprof.core.errors import UsageError
 from edgeprof.regress.sides import Side, SideName, last_lines
 from edgeprof.runtimes.artifact import PACKAGE, cache_root
+
+logger = logging.getLogger(__name__)
 
 GIT_TIMEOUT_S = 120
 BUILD_TIMEOUT_S = 3600
@@ -176,6 +179,9 @@ def _own_environment(source: Path, wanted: dict[str, Any]) -> Path:
             return python
         shutil.rmtree(folder, ignore_errors=True)
         log = folder.parent / f"{folder.name}.log"
+        logger.warning(
+            "the base asks for other packages: its environment is built once, which takes minutes; log %s", log
+        )
         try:
             venv.create(folder, with_pip=True)
             with log.open("wb") as out:
