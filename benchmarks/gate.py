@@ -94,6 +94,8 @@ def recorded_cases(paths: list[Path]) -> list[RecordedCase]:
             by_case[raw.case_key].append(raw)
         if recorded.seconds:  # one that was interrupted does not say how long it took
             seconds, n_blocks = seconds + recorded.seconds, n_blocks + len(recorded.raw_blocks)
+    if not n_blocks:
+        raise SystemExit("no recording came to its end: what a block takes is not known")
     return [recorded_case(cases[key], raws, seconds / n_blocks) for key, raws in by_case.items() if len(raws) >= 20]
 
 

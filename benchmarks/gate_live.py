@@ -126,12 +126,8 @@ def check(clone: Path, options: argparse.Namespace, label: str) -> dict[str, Any
     """One check of the clone against its commit."""
     memory = "--memory" if "bytes" in label else "--no-memory"
     command = [sys.executable, "-m", "edgeprof", "check", "--base", "HEAD", "--suite", options.suite, "--json", memory]
-    command += [
-        "--time-budget",
-        options.time_budget,
-        "--results",
-        str((options.results or clone.parent / "results").absolute()),
-    ]
+    results = (options.results or clone.parent / "results").absolute()
+    command += ["--time-budget", options.time_budget, "--results", str(results)]
     done = subprocess.run(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     found: dict[str, Any] = json.loads(done.stdout)
     if options.out is not None:
@@ -170,11 +166,11 @@ def tell_caught(label: str, checks: list[dict[str, Any]], rows: str, op: str) ->
             else:
                 others += row["outcome"] == "regressed"
     n = len(checks)
-    failed = [c for c in checks if c["exit_code"] == 1]
+    failed = sum(c["exit_code"] == 1 for c in checks)
     seconds = [c["seconds"] / max(1, len(c["cases"])) for c in checks]
     in_time = sum(c["exit_code"] == 1 and s <= IN_TIME_S for c, s in zip(checks, seconds, strict=True))
     print(
-        f"{label} in {op}: {len(failed)} of {n} checks failed, {in_time} of them within {IN_TIME_S} s a case; its cases: "
+        f"{label} in {op}: {failed} of {n} checks failed, {in_time} of them within {IN_TIME_S} s a case; its cases: "
         f"{dict(mine)}; false alarms of other cases: {others}; {min(seconds):.0f} to {max(seconds):.0f} s a case",
         flush=True,
     )
